@@ -1,0 +1,1 @@
+"""beamnode: a Python process as a node of Erlang's distribution."""

@@ -1,0 +1,1 @@
+"""How bytes travel: the only home of sockets beside node/."""

@@ -1,0 +1,1 @@
+"""The commands: `beamnode epmd`, `names`, `ping`, `demo`."""

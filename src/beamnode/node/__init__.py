@@ -1,0 +1,1 @@
+"""The runtime: clock, entropy, event loop, and the nodes and processes that programs use."""

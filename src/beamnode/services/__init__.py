@@ -1,0 +1,1 @@
+"""The named processes that peers expect on a node."""
