@@ -1,5 +1,12 @@
-"""Terms and their codec: the external term format, sans everything. See `terms` for the classes."""
+"""Terms and their codec: the external term format, sans everything. `terms` has the classes, `codec` the face.
 
+`encode` and `decode` are for whole terms with the version byte; `encode_into` and `decode_from` for the channel, with
+the atoms of a distribution header; `implementation` says which kernel does it.
+"""
+
+from beamnode.etf.codec import decode, decode_from, encode, encode_into, implementation
+from beamnode.etf.keys import ExactKey, HashableDict, HashableList
+from beamnode.etf.leaves_python import TermLimitExceeded
 from beamnode.etf.terms import (
     Atom,
     BitString,
@@ -17,13 +24,22 @@ from beamnode.etf.terms import (
 __all__ = [
     "Atom",
     "BitString",
+    "ExactKey",
     "Export",
     "Fun",
+    "HashableDict",
+    "HashableList",
     "ImproperList",
     "LocalTerm",
     "NativeRecord",
     "Pid",
     "Port",
     "Reference",
+    "TermLimitExceeded",
     "a",
+    "decode",
+    "decode_from",
+    "encode",
+    "encode_into",
+    "implementation",
 ]

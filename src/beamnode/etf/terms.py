@@ -28,21 +28,21 @@ class Atom:
     At most 255 characters (the encoder refuses more). Orders by its text, as OTP orders atoms.
     """
 
-    __slots__ = ("__weakref__", "name")
+    __slots__ = ("__weakref__", "_external", "name")
 
     name: str
+    _external: bytes  # the encoder's: the atom's bytes, once it has made them
 
     def __new__(cls, name: str) -> Self:
-        found = _interned.get(name)
+        found: Self | None = _interned.get(name)
         if found is not None:
             return found
         if not isinstance(name, str):
-            if isinstance(name, Atom):
-                return name
             raise TypeError(f"an atom is made of a str, not of {type(name).__name__}")
         atom = super().__new__(cls)
-        object.__setattr__(atom, "name", name)
-        return _interned.setdefault(name, atom)
+        object.__setattr__(atom, "name", str(name))
+        kept: Self = _interned.setdefault(atom.name, atom)
+        return kept
 
     def __setattr__(self, _name: str, _value: object) -> None:
         raise AttributeError("an atom cannot be changed")
@@ -70,7 +70,7 @@ class Atom:
 
 
 class _Atoms:
-    """`a.ok` is `Atom("ok")`, `a["x@host"]` is `Atom("x@host")`; both work as value patterns in `match`."""
+    """`a.ok` is `Atom("ok")`, `a["x@host"]` is `Atom("x@host")`; the dotted form works as a value pattern in `match`."""
 
     def __getattr__(self, name: str) -> Atom:
         if name.startswith("__") and name.endswith("__"):
@@ -168,10 +168,12 @@ class Reference:
 class _Value:
     """Equality, hash and repr from `__slots__`, for the rarer terms."""
 
-    __slots__: tuple[str, ...] = ()
+    __slots__: tuple[str, ...] = ("_hash",)
+
+    _hash: int
 
     def _fields(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__slots__)
+        return tuple([getattr(self, name) for name in self.__slots__])
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -179,7 +181,11 @@ class _Value:
         return self._fields() == other._fields()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._fields()))
+        try:
+            return self._hash
+        except AttributeError:  # taken once: the decoder makes keys from the inside out, and so never hashes deep
+            self._hash = hash((type(self), self._fields()))
+            return self._hash
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)

@@ -1,0 +1,163 @@
+"""What a process is, to the rules: a mailbox, and what it is tied to. Its body (a coroutine, a thread) lives in node/."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+from beamnode.etf import Atom, Pid, Reference
+
+Match = Callable[[Any], bool]
+
+
+class _Nothing(Enum):
+    NOTHING = "nothing"
+
+
+NOTHING: Final = _Nothing.NOTHING  # no message, where None would be one
+
+
+class Mailbox:
+    """Messages in the order of their arrival, taken from the front or, selectively, from anywhere.
+
+    A selective receive that found nothing remembers how far it looked: only what arrives later is looked at by the next
+    `take` with the same `match` (Erlang's save pointer).
+    """
+
+    __slots__ = ("_looked_at", "_match", "messages")
+
+    def __init__(self) -> None:
+        self.messages: deque[Any] = deque()
+        self._match: Match | None = None
+        self._looked_at = 0
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def take(self, match: Match | None = None) -> Any:
+        """The first message, or the first for which `match` is true, removed from the mailbox; else NOTHING."""
+        messages = self.messages
+        if match is None:
+            self._match = None
+            return messages.popleft() if messages else NOTHING
+        start = self._looked_at if match is self._match else 0
+        for index in range(start, len(messages)):
+            message = messages[index]
+            if match(message):
+                del messages[index]
+                self._match = None
+                return message
+        self._match = match
+        self._looked_at = len(messages)
+        return NOTHING
+
+    def restart(self) -> None:
+        """The next `take` looks at every message again: a new receive begins."""
+        self._match = None
+
+    def remove(self, match: Match) -> None:
+        """Throw away every message for which `match` is true (`demonitor(..., flush)`)."""
+        kept = [message for message in self.messages if not match(message)]
+        self.messages.clear()
+        self.messages.extend(kept)
+        self._match = None
+
+
+class Link:
+    """One side of a link. `unlink_id` is not None while an unlink waits for its acknowledgement: not active then."""
+
+    __slots__ = ("unlink_id",)
+
+    def __init__(self) -> None:
+        self.unlink_id: int | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.unlink_id is None
+
+
+class Monitor:
+    """A monitor that a process holds on `target` (a pid, or a registered name on `node`).
+
+    `tag` is the first element of the message that tells of the end, `'DOWN'` unless asked otherwise.
+    """
+
+    __slots__ = ("node", "tag", "target", "watched")
+
+    def __init__(self, target: Pid | Atom, node: Atom, tag: Any) -> None:
+        self.target = target
+        self.node = node
+        self.tag = tag
+        self.watched: Process | None = None  # a local one
+
+    def down_object(self) -> Any:
+        """What the message calls the target: the pid, or `{Name, Node}`."""
+        return self.target if isinstance(self.target, Pid) else (self.target, self.node)
+
+
+class Watcher:
+    """A monitor that somebody (`pid`, here or elsewhere) holds on a process, by its pid or by its registered `target`."""
+
+    __slots__ = ("pid", "target")
+
+    def __init__(self, pid: Pid, target: Pid | Atom) -> None:
+        self.pid = pid
+        self.target = target
+
+
+class AliasKind(Enum):
+    """When an alias stops working by itself. Source: `erlang:alias/1`, `erlang:monitor/3`."""
+
+    EXPLICIT_UNALIAS = "explicit_unalias"  # only when told
+    REPLY = "reply"  # with the first message that came through it
+    DEMONITOR = "demonitor"  # with its monitor
+    REPLY_DEMONITOR = "reply_demonitor"  # with either, and the first message ends the monitor
+
+
+class Process:
+    """A local process: identity, mailbox, ties. Made by `Signals.spawn`, ended by `Signals.end` only."""
+
+    __slots__ = (
+        "aliases",
+        "body",
+        "exit_reason",
+        "group_leader",
+        "initial_call",
+        "links",
+        "mailbox",
+        "monitors",
+        "name",
+        "node_monitors",
+        "parent",
+        "pid",
+        "trap_exit",
+        "waiting",
+        "watchers",
+    )
+
+    def __init__(self, pid: Pid, group_leader: Pid | None, initial_call: Any) -> None:
+        self.pid = pid
+        self.mailbox = Mailbox()
+        self.links: dict[Pid, Link] = {}
+        self.monitors: dict[Reference, Monitor] = {}
+        self.watchers: dict[Reference, Watcher] = {}
+        self.aliases: dict[Reference, AliasKind] = {}
+        self.node_monitors: dict[Atom, int] = {}
+        self.name: Atom | None = None
+        self.trap_exit = False
+        self.group_leader = group_leader
+        self.initial_call = initial_call
+        self.parent: Pid | None = None
+        self.exit_reason: Any = NOTHING
+        self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
+        self.body: Any = None  # the driver's
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_reason is NOTHING
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name is not None else ""
+        return f"<Process {self.pid!r}{name}{'' if self.alive else ' ended'}>"

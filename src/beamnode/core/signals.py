@@ -1,0 +1,495 @@
+"""The rules of signals: links, monitors, aliases, names, exits, for one node; local and remote follow the same ones.
+
+Calls change the tables at once and leave what must happen outside in three lists, which the driver empties after each call or
+batch of calls:
+
+- `outgoing`: (node, control record) to transmit, in order. Signals from one process to another keep their order.
+- `ready`: processes whose body waits and whose mailbox got something.
+- `ended`: processes whose end has been decided: their bodies must be stopped.
+
+A remote tie is kept on our side only (`Process.links`, `.monitors`, `.watchers`) and indexed by node (`_Ties`), so that a lost
+connection breaks each of them exactly once.
+
+Sources: `erlang` (link/1, monitor/3, alias/1, exit/2), `ref_man_processes` (signals), `erl_dist_protocol` (link protocol).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from beamnode.core.identity import Identities
+from beamnode.core.process import AliasKind, Link, Monitor, Process, Watcher
+from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
+from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.wire import control
+
+Target = Pid | Atom | tuple[Atom, Atom]
+
+UNDEFINED = a.undefined
+
+
+class _Ties:
+    """What ties local processes to one remote node. Keys are what the peer names the tie by."""
+
+    __slots__ = ("links", "monitors", "watchers")
+
+    def __init__(self) -> None:
+        self.links: dict[tuple[Pid, Pid], Process] = {}  # (local, remote)
+        self.monitors: dict[Reference, Process] = {}  # of ours, on theirs
+        self.watchers: dict[Reference, Process] = {}  # of theirs, on ours
+
+
+class Signals:
+    """The processes of one node and every rule between them."""
+
+    def __init__(self, identities: Identities) -> None:
+        self.identities = identities
+        self.node = identities.node
+        self.outgoing: list[tuple[Atom, control.Record]] = []
+        self.ready: list[Process] = []
+        self.ended: list[Process] = []
+        self._processes: dict[int, Process] = {}  # by _key(pid)
+        self._names: dict[Atom, Process] = {}
+        self._aliases: dict[Reference, Process] = {}
+        self._ties: dict[Atom, _Ties] = {}
+        self._unlink_ids = 0
+        self._dying: deque[Process] = deque()
+        self._telling = False
+        self.handlers: dict[type, Callable[[Atom, Any], None]] = {
+            control.Send: self._on_send,
+            control.RegSend: self._on_reg_send,
+            control.AliasSend: self._on_alias_send,
+            control.Link: self._on_link,
+            control.UnlinkId: self._on_unlink_id,
+            control.UnlinkIdAck: self._on_unlink_id_ack,
+            control.Exit: self._on_exit,
+            control.Exit2: self._on_exit2,
+            control.MonitorP: self._on_monitor,
+            control.DemonitorP: self._on_demonitor,
+            control.MonitorPExit: self._on_monitor_exit,
+            control.GroupLeader: self._on_group_leader,
+        }
+
+    # --- Looking up ---------------------------------------------------------------------------------------------------
+
+    def lookup(self, pid: Pid) -> Process | None:
+        """The living local process of `pid`, or None."""
+        if pid.node is not self.node or not self.identities.is_ours(pid):
+            return None
+        return self._processes.get(_key(pid))
+
+    def whereis(self, name: Atom) -> Process | None:
+        return self._names.get(name)
+
+    def processes(self) -> list[Process]:
+        return list(self._processes.values())
+
+    def registered(self) -> list[Atom]:
+        return list(self._names)
+
+    def is_local(self, pid: Pid) -> bool:
+        return pid.node is self.node
+
+    # --- Birth and names ----------------------------------------------------------------------------------------------
+
+    def spawn(self, *, group_leader: Pid | None, initial_call: Any, parent: Pid | None = None) -> Process:
+        """A new process; the driver gives it a body."""
+        process = Process(self.identities.next_pid(), group_leader, initial_call)
+        process.parent = parent
+        self._processes[_key(process.pid)] = process
+        return process
+
+    def register(self, name: Atom, process: Process) -> None:
+        """Give a living process its one name. Errors: NameTakenError, UsageError (`undefined`, a second name)."""
+        if not process.alive:
+            raise NoProcessError(f"{process.pid!r} has ended: it cannot be registered as {name}")
+        if name is UNDEFINED or not name.name:
+            raise UsageError(f"a process cannot be registered as {name!r}")
+        if process.name is not None:
+            raise UsageError(f"{process.pid!r} is registered as {process.name} already: unregister that name first")
+        if name in self._names:
+            raise NameTakenError(f"{name} is registered already, to {self._names[name].pid!r}")
+        self._names[name] = process
+        process.name = name
+
+    def unregister(self, name: Atom) -> None:
+        process = self._names.pop(name, None)
+        if process is None:
+            raise NoProcessError(f"no process is registered as {name}")
+        process.name = None
+
+    # --- Messages -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, process: Process, message: Any) -> None:
+        """Put `message` in the mailbox of a living process."""
+        process.mailbox.messages.append(message)
+        if process.waiting:
+            process.waiting = False
+            self.ready.append(process)
+
+    def deliver_to_pid(self, pid: Pid, message: Any) -> None:
+        process = self.lookup(pid)
+        if process is not None:
+            self.deliver(process, message)
+
+    def deliver_to_alias(self, alias: Reference, message: Any) -> None:
+        """Through an alias that is active; a message to one that is not is dropped, as the caller wanted."""
+        process = self._aliases.get(alias)
+        if process is None:
+            return
+        kind = process.aliases[alias]
+        if kind is AliasKind.REPLY:
+            self.unalias(process, alias)
+        elif kind is AliasKind.REPLY_DEMONITOR:
+            self.demonitor(process, alias)
+        self.deliver(process, message)
+
+    # --- Links --------------------------------------------------------------------------------------------------------
+
+    def link(self, process: Process, pid: Pid) -> None:
+        """Tie `process` and `pid` together. A local pid that is gone: NoProcessError, or `{'EXIT', pid, noproc}` if trapping."""
+        if pid == process.pid:
+            return
+        entry = process.links.get(pid)
+        if entry is not None and entry.active:
+            return
+        if not self.is_local(pid):
+            self.add_remote_link(process, pid)
+            self.outgoing.append((pid.node, control.Link(process.pid, pid)))
+            return
+        other = self.lookup(pid)
+        if other is not None:
+            process.links[pid] = Link()
+            other.links[process.pid] = Link()
+        elif process.trap_exit:
+            self.deliver(process, (a.EXIT, pid, a.noproc))
+        else:
+            raise NoProcessError(f"{pid!r} has ended: there is nothing to link to")
+
+    def unlink(self, process: Process, pid: Pid) -> None:
+        """Once this returns the link has no effect on `process` any more; an `EXIT` message may be in its mailbox already."""
+        entry = process.links.get(pid)
+        if entry is None or not entry.active:
+            return
+        if self.is_local(pid):
+            del process.links[pid]
+            other = self.lookup(pid)
+            if other is not None:
+                other.links.pop(process.pid, None)
+            return
+        self._unlink_ids += 1
+        entry.unlink_id = self._unlink_ids
+        self.outgoing.append((pid.node, control.UnlinkId(entry.unlink_id, process.pid, pid)))
+
+    def add_remote_link(self, process: Process, remote: Pid) -> None:
+        process.links[remote] = Link()
+        self._ties_with(remote.node).links[process.pid, remote] = process
+
+    def _drop_link(self, process: Process, remote: Pid) -> None:
+        process.links.pop(remote, None)
+        self._ties_with(remote.node).links.pop((process.pid, remote), None)
+
+    def _on_link(self, node: Atom, record: control.Link) -> None:
+        _demand_sender(node, record.sender)
+        process = self.lookup(record.to)
+        if process is None:
+            self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
+        elif record.sender not in process.links:  # an entry that waits for its unlink ack stays as it is
+            self.add_remote_link(process, record.sender)
+
+    def _on_unlink_id(self, node: Atom, record: control.UnlinkId) -> None:
+        process = self.lookup(record.to)
+        if process is not None:
+            entry = process.links.get(record.sender)
+            if entry is not None and entry.active:
+                self._drop_link(process, record.sender)
+        self.outgoing.append((node, control.UnlinkIdAck(record.id, record.to, record.sender)))
+
+    def _on_unlink_id_ack(self, _node: Atom, record: control.UnlinkIdAck) -> None:
+        process = self.lookup(record.to)
+        entry = process.links.get(record.sender) if process is not None else None
+        if process is not None and entry is not None and entry.unlink_id == record.id:
+            self._drop_link(process, record.sender)
+
+    # --- Monitors -----------------------------------------------------------------------------------------------------
+
+    def monitor(
+        self, process: Process, target: Target, *, alias: AliasKind | None = None, tag: Any = a.DOWN
+    ) -> Reference:
+        """Watch a pid, a local name or `(name, node)`; `{tag, Reference, process, Object, Reason}` tells of its end, once."""
+        reference = self.identities.next_reference()
+        watched, node = self._resolve_target(target)
+        entry = Monitor(watched, node, tag)
+        process.monitors[reference] = entry
+        if alias is not None:
+            self._add_alias(process, reference, alias)
+        if node is not self.node:
+            self._ties_with(node).monitors[reference] = process
+            self.outgoing.append((node, control.MonitorP(process.pid, watched, reference)))
+            return reference
+        other = self._find(watched)
+        if other is None:
+            self._tell_down(process, reference, a.noproc)
+        else:
+            other.watchers[reference] = Watcher(process.pid, watched)
+            entry.watched = other
+        return reference
+
+    def demonitor(self, process: Process, reference: Reference, *, flush: bool = False) -> bool:
+        """End a monitor; with `flush` also throw away the message it may have left. True if there was one to end."""
+        entry = process.monitors.pop(reference, None)
+        self._unalias_with_monitor(process, reference)
+        if entry is not None:
+            self._forget_monitor(process, reference, entry)
+        if flush:
+            process.mailbox.remove(
+                lambda message: type(message) is tuple and len(message) == 5 and message[1] == reference
+            )
+        return entry is not None
+
+    def add_remote_monitor(self, process: Process, reference: Reference, pid: Pid) -> None:
+        """A monitor that the other side has made already (a spawn with `monitor`)."""
+        process.monitors[reference] = Monitor(pid, pid.node, a.DOWN)
+        self._ties_with(pid.node).monitors[reference] = process
+
+    def add_remote_watcher(self, process: Process, reference: Reference, pid: Pid) -> None:
+        """A monitor that a remote `pid` asked for together with the spawn of `process`."""
+        process.watchers[reference] = Watcher(pid, process.pid)
+        self._ties_with(pid.node).watchers[reference] = process
+
+    def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
+        """Tell the watched side that the monitor is gone."""
+        if entry.node is not self.node:
+            self._ties_with(entry.node).monitors.pop(reference, None)
+            self.outgoing.append((entry.node, control.DemonitorP(process.pid, entry.target, reference)))
+            return
+        if entry.watched is not None:
+            entry.watched.watchers.pop(reference, None)
+
+    def _find(self, target: Pid | Atom) -> Process | None:
+        return self.lookup(target) if isinstance(target, Pid) else self._names.get(target)
+
+    def _resolve_target(self, target: Target) -> tuple[Pid | Atom, Atom]:
+        if isinstance(target, Pid):
+            return target, target.node
+        if isinstance(target, tuple):
+            return target
+        return target, self.node
+
+    def _tell_down(self, process: Process, reference: Reference, reason: Any) -> None:
+        entry = process.monitors.pop(reference, None)
+        if entry is not None:
+            self._down_message(process, reference, entry, reason)
+
+    def _down_message(self, process: Process, reference: Reference, entry: Monitor, reason: Any) -> None:
+        self._unalias_with_monitor(process, reference)
+        self.deliver(process, (entry.tag, reference, a.process, entry.down_object(), reason))
+
+    def _unalias_with_monitor(self, process: Process, reference: Reference) -> None:
+        kind = process.aliases.get(reference)
+        if kind is AliasKind.DEMONITOR or kind is AliasKind.REPLY_DEMONITOR:
+            self.unalias(process, reference)
+
+    def _on_monitor(self, node: Atom, record: control.MonitorP) -> None:
+        _demand_sender(node, record.sender)
+        process = self._find(record.target)
+        if process is None:
+            self.outgoing.append((node, control.MonitorPExit(record.target, record.sender, record.ref, a.noproc)))
+            return
+        if record.ref in process.watchers:
+            raise ProtocolError(f"{node} monitors {process.pid!r} twice with the same reference")
+        process.watchers[record.ref] = Watcher(record.sender, record.target)
+        self._ties_with(node).watchers[record.ref] = process
+
+    def _on_demonitor(self, node: Atom, record: control.DemonitorP) -> None:
+        process = self._ties_with(node).watchers.pop(record.ref, None)
+        if process is not None:
+            process.watchers.pop(record.ref, None)
+
+    def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
+        process = self._ties_with(node).monitors.pop(record.ref, None)
+        if process is not None:
+            self._tell_down(process, record.ref, record.reason)
+
+    # --- Aliases ------------------------------------------------------------------------------------------------------
+
+    def alias(self, process: Process, kind: AliasKind = AliasKind.EXPLICIT_UNALIAS) -> Reference:
+        """A reference through which `process` can be sent messages until the alias is deactivated."""
+        reference = self.identities.next_reference()
+        self._add_alias(process, reference, kind)
+        return reference
+
+    def unalias(self, process: Process, alias: Reference) -> bool:
+        """Deactivate; messages sent through it from now on are dropped. True if it was active."""
+        if process.aliases.pop(alias, None) is None:
+            return False
+        del self._aliases[alias]
+        return True
+
+    def _add_alias(self, process: Process, reference: Reference, kind: AliasKind) -> None:
+        process.aliases[reference] = kind
+        self._aliases[reference] = process
+
+    # --- Exits --------------------------------------------------------------------------------------------------------
+
+    def exit(self, sender: Pid, pid: Pid, reason: Any) -> None:
+        """`erlang:exit/2`: an exit signal to `pid`, here or elsewhere. `kill` cannot be trapped."""
+        if not self.is_local(pid):
+            self.outgoing.append((pid.node, control.Exit2(sender, pid, reason)))
+            return
+        process = self.lookup(pid)
+        if process is not None:
+            self._exit_signal(process, sender, reason)
+
+    def _exit_signal(self, process: Process, sender: Pid, reason: Any) -> None:
+        """What an exit signal of exit/2 does to its receiver."""
+        if reason is a.kill:
+            self.end(process, a.killed)
+        elif process.trap_exit:
+            self.deliver(process, (a.EXIT, sender, reason))
+        elif reason is not a.normal or sender == process.pid:
+            self.end(process, reason)
+
+    def _link_broken(self, process: Process, sender: Pid, reason: Any) -> None:
+        """What the end of a linked process does: as above, but `kill` is a reason like others, and `normal` harmless."""
+        if process.trap_exit:
+            self.deliver(process, (a.EXIT, sender, reason))
+        elif reason is not a.normal:
+            self.end(process, reason)
+
+    def end(self, process: Process, reason: Any) -> None:
+        """The process is no more: everybody tied to it is told, exactly once. Ending an ended process does nothing.
+
+        Ends that follow from it (linked processes) are worked off here too, one after the other.
+        """
+        if not process.alive:
+            return
+        self._bury(process, reason)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._dying:
+                self._tell_ties(self._dying.popleft())
+        finally:
+            self._telling = False
+
+    def _bury(self, process: Process, reason: Any) -> None:
+        process.exit_reason = reason
+        del self._processes[_key(process.pid)]
+        if process.name is not None:
+            del self._names[process.name]
+        for alias in process.aliases:
+            del self._aliases[alias]
+        process.aliases.clear()
+        process.waiting = False
+        self._dying.append(process)
+        self.ended.append(process)
+
+    def _tell_ties(self, process: Process) -> None:
+        reason = process.exit_reason
+        links, process.links = process.links, {}
+        for pid, entry in links.items():
+            self._tell_linked(process, pid, entry, reason)
+        watchers, process.watchers = process.watchers, {}
+        for reference, watcher in watchers.items():
+            self._tell_watcher(reference, watcher, reason)
+        monitors, process.monitors = process.monitors, {}
+        for reference, monitor in monitors.items():
+            self._forget_monitor(process, reference, monitor)
+
+    def _tell_linked(self, process: Process, pid: Pid, entry: Link, reason: Any) -> None:
+        if not self.is_local(pid):
+            self._ties_with(pid.node).links.pop((process.pid, pid), None)
+            if entry.active:
+                self.outgoing.append((pid.node, control.Exit(process.pid, pid, reason)))
+            return
+        other = self.lookup(pid)
+        if other is not None and other.links.pop(process.pid, None) is not None:
+            self._link_broken(other, process.pid, reason)
+
+    def _tell_watcher(self, reference: Reference, watcher: Watcher, reason: Any) -> None:
+        if not self.is_local(watcher.pid):
+            self._ties_with(watcher.pid.node).watchers.pop(reference, None)
+            record = control.MonitorPExit(watcher.target, watcher.pid, reference, reason)
+            self.outgoing.append((watcher.pid.node, record))
+            return
+        other = self.lookup(watcher.pid)
+        if other is not None:
+            self._tell_down(other, reference, reason)
+
+    def _on_exit(self, node: Atom, record: control.Exit) -> None:
+        _demand_sender(node, record.sender)
+        process = self.lookup(record.to)
+        entry = process.links.get(record.sender) if process is not None else None
+        if process is None or entry is None:
+            return
+        self._drop_link(process, record.sender)
+        if entry.active:
+            self._link_broken(process, record.sender, record.reason)
+
+    def _on_exit2(self, node: Atom, record: control.Exit2) -> None:
+        _demand_sender(node, record.sender)
+        to = record.to
+        process = self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
+        if process is not None:
+            self._exit_signal(process, record.sender, record.reason)
+
+    # --- From and to other nodes --------------------------------------------------------------------------------------
+
+    def receive(self, node: Atom, record: Any) -> None:
+        """A control record that arrived from `node`. Spawn requests and replies are the driver's (`core.spawning`)."""
+        self.handlers[type(record)](node, record)
+
+    def _on_send(self, _node: Atom, record: control.Send) -> None:
+        process = self.lookup(record.to)
+        if process is not None:
+            self.deliver(process, record.message)
+
+    def _on_reg_send(self, _node: Atom, record: control.RegSend) -> None:
+        process = self._names.get(record.name)
+        if process is not None:
+            self.deliver(process, record.message)
+
+    def _on_alias_send(self, _node: Atom, record: control.AliasSend) -> None:
+        self.deliver_to_alias(record.alias, record.message)
+
+    def _on_group_leader(self, _node: Atom, record: control.GroupLeader) -> None:
+        process = self.lookup(record.to)
+        if process is not None:
+            process.group_leader = record.leader
+
+    def node_down(self, node: Atom) -> None:
+        """The connection to `node` is lost: every tie across it breaks with `noconnection`, exactly once."""
+        ties = self._ties.pop(node, None)
+        if ties is None:
+            return
+        # First untie everything, then tell: who dies of being told must not have anything left to send to `node`.
+        for reference, process in ties.watchers.items():
+            process.watchers.pop(reference, None)
+        monitors = [(process, ref, process.monitors.pop(ref, None)) for ref, process in ties.monitors.items()]
+        links = [(process, remote, process.links.pop(remote, None)) for (_, remote), process in ties.links.items()]
+        for process, reference, monitor in monitors:
+            if monitor is not None and process.alive:
+                self._down_message(process, reference, monitor, a.noconnection)
+        for process, remote, link in links:
+            if link is not None and link.active and process.alive:
+                self._link_broken(process, remote, a.noconnection)
+
+    def _ties_with(self, node: Atom) -> _Ties:
+        ties = self._ties.get(node)
+        if ties is None:
+            ties = self._ties[node] = _Ties()
+        return ties
+
+
+def _demand_sender(node: Atom, sender: Pid) -> None:
+    """A tie can only be made and broken in the name of the peer's own processes."""
+    if sender.node is not node:
+        raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")
+
+
+def _key(pid: Pid) -> int:
+    return pid.serial << 32 | pid.id

@@ -1,0 +1,261 @@
+"""Process bodies: what runs a process. A coroutine on the node's loop, a function in a thread, or a block of user code.
+
+A body waits for messages (`waiting`), is woken once for all that arrived, and is stopped when the rules in core have ended
+its process. What a body raises decides what its process ends with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from beamnode.core.process import NOTHING, Match, Process
+from beamnode.errors import NotAliveError, ProcessExit, UsageError
+from beamnode.etf import a
+from beamnode.node.current import current
+from beamnode.node.reasons import reason_of
+
+if TYPE_CHECKING:
+    from beamnode.node.runtime import Runtime
+
+log = logging.getLogger("beamnode.process")
+
+# After so many messages taken without waiting a coroutine lets the others run: no await suspends while messages are there.
+MESSAGES_PER_TURN = 500
+
+
+class Body(ABC):
+    """What all bodies share: their process, their runtime, and how they are woken and stopped."""
+
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        self.runtime = runtime
+        self.process = process
+        process.body = self
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Messages have arrived while it waited."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Its process has ended: bring the code to an end."""
+
+    def check_alive(self) -> None:
+        """Raise ProcessExit in code that still runs after its process has ended."""
+        if not self.process.alive:
+            raise ProcessExit(self.process.exit_reason)
+
+    def finish(self, error: BaseException | None) -> None:
+        """The code has returned or raised; to be called on the loop."""
+        process = self.process
+        if error is None:
+            reason: Any = a.normal
+        elif isinstance(error, asyncio.CancelledError):
+            reason = a.cancelled
+        else:
+            reason = reason_of(error)
+        if process.alive and error is not None and isinstance(error, Exception) and not isinstance(error, ProcessExit):
+            log.error("%r (%s) crashed: %r", process, describe_call(process), error, exc_info=error)
+        self.runtime.end(process, reason)
+
+
+class LoopBody(Body):
+    """A body whose code runs on the event loop: waiting is a future."""
+
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        super().__init__(runtime, process)
+        self._waiter: asyncio.Future[None] | None = None
+        self._taken = 0
+        self.task: asyncio.Task[Any] | None = None
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def stop(self) -> None:
+        task = self.task
+        if task is not None and not task.done() and task is not asyncio.current_task():
+            task.cancel()
+
+    async def receive(self, match: Match | None, timeout: float | None) -> Any:
+        """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
+        self.check_alive()
+        mailbox = self.process.mailbox
+        mailbox.restart()
+        message = mailbox.take(match)
+        if message is NOTHING:
+            self._taken = 0
+            return await self._wait(match, timeout)
+        self._taken += 1
+        if self._taken >= MESSAGES_PER_TURN:
+            self._taken = 0
+            await asyncio.sleep(0)
+        return message
+
+    async def _wait(self, match: Match | None, timeout: float | None) -> Any:
+        loop, process = self.runtime.loop, self.process
+        if self._waiter is not None:
+            raise UsageError(
+                f"another task of {process.pid!r} waits in receive() already: a process receives in one place"
+            )
+        deadline = None if timeout is None else loop.time() + max(timeout, 0)
+        while True:
+            waiter = self._waiter = loop.create_future()
+            process.waiting = True
+            timer = None if deadline is None else loop.call_at(deadline, _expire, waiter)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                process.waiting = False
+                if timer is not None:
+                    timer.cancel()
+            self.check_alive()
+            message = process.mailbox.take(match)
+            if message is not NOTHING:
+                return message
+            if deadline is not None and loop.time() >= deadline:
+                raise TimeoutError(f"no message within {timeout} s")
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class CoroutineBody(LoopBody):
+    """A spawned `async def`."""
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        context = contextvars.copy_context()
+        context.run(current.set, self)
+        self.task = self.runtime.loop.create_task(self._run(function, args), context=context)
+
+    async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        error: BaseException | None = None
+        try:
+            self.check_alive()  # it may have been ended before its first step
+            await function(*args)
+        except asyncio.CancelledError as cancelled:
+            error = cancelled  # ours (the process has ended) or somebody's: the task is over either way
+        except Exception as failure:
+            error = failure
+        except BaseException as failure:
+            self.finish(failure)
+            raise
+        self.finish(error)
+
+
+class BlockBody(LoopBody):
+    """The body of `async with Node(...)`: user code that runs in a task which is not ours."""
+
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        super().__init__(runtime, process)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Cancels the user's task; `Node.__aexit__` turns that into ProcessExit."""
+        task = self.task
+        if task is not None and not task.done() and task is not asyncio.current_task():
+            self._stopped = True
+            task.cancel()
+
+    def take_stop(self) -> bool:
+        """Whether the block was stopped from outside, and the task's cancellation was ours: it is taken back."""
+        if self._stopped and self.task is not None:
+            self.task.uncancel()
+        return self._stopped
+
+
+class ThreadBody(Body):
+    """A spawned plain `def`, in a thread of its own. It cannot be killed; its next call here raises ProcessExit."""
+
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        super().__init__(runtime, process)
+        self._waiter: concurrent.futures.Future[None] | None = None
+        self.thread: threading.Thread | None = None
+
+    def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        context = contextvars.copy_context()
+        context.run(current.set, self)
+        name = f"beamnode {self.process.pid!r}"
+        self.thread = threading.Thread(target=context.run, args=(self._run, function, args), name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        error: BaseException | None = None
+        try:
+            function(*args)
+        except BaseException as failure:
+            error = failure
+        try:
+            self.runtime.loop.call_soon_threadsafe(self.finish, error)
+        except RuntimeError:
+            log.debug("%r returned after its loop was closed", self.process)
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def stop(self) -> None:
+        self.wake()
+
+    def receive(self, match: Match | None, timeout: float | None) -> Any:
+        """As `LoopBody.receive`, blocking the thread."""
+        runtime = self.runtime
+        message, waiter, deadline = runtime.on_loop(self._take_or_wait, match, timeout, True)
+        while waiter is not None:
+            left = None if deadline is None else max(deadline - runtime.loop.time(), 0)
+            try:
+                waiter.result(left)
+            except concurrent.futures.TimeoutError:
+                message = runtime.on_loop(self._give_up, match)
+                if message is NOTHING:
+                    raise TimeoutError(f"no message within {timeout} s") from None
+                return message
+            message, waiter, _ = runtime.on_loop(self._take_or_wait, match, timeout, False)
+        return message
+
+    def _take_or_wait(
+        self, match: Match | None, timeout: float | None, first: bool
+    ) -> tuple[Any, concurrent.futures.Future[None] | None, float | None]:
+        self.check_alive()
+        process = self.process
+        if first:
+            process.mailbox.restart()
+        message = process.mailbox.take(match)
+        if message is not NOTHING:
+            return message, None, None
+        self._waiter = concurrent.futures.Future()
+        process.waiting = True
+        deadline = None if timeout is None else self.runtime.loop.time() + timeout
+        return NOTHING, self._waiter, deadline
+
+    def _give_up(self, match: Match | None) -> Any:
+        self.process.waiting = False
+        self._waiter = None
+        self.check_alive()
+        return self.process.mailbox.take(match)
+
+
+def describe_call(process: Process) -> str:
+    """What a process runs, for logs: `module.function/arity`."""
+    call = process.initial_call
+    if isinstance(call, tuple) and len(call) == 3:
+        return f"{call[0]}.{call[1]}/{call[2]}"
+    return str(call)
+
+
+def body_of(process: Process) -> Body:
+    body = process.body
+    if not isinstance(body, Body):
+        raise NotAliveError(f"{process.pid!r} has no body")
+    return body

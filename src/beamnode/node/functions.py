@@ -1,0 +1,304 @@
+"""The free functions: what a process does, named as in Erlang. They act on the current process.
+
+They may be called from any thread that runs on behalf of a process (a spawned `def`, `asyncio.to_thread` inside a spawned
+`async def`); from another thread than the node's loop they wait for the loop.
+
+Source: the module `erlang`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from beamnode.core.process import AliasKind, Match, Process
+from beamnode.core.signals import Target
+from beamnode.errors import NoProcessError, ProcessExit, UsageError
+from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.node.body import LoopBody, ThreadBody
+from beamnode.node.current import current_body
+from beamnode.node.runtime import Runtime, to_atom
+
+Name = Atom | str
+Destination = Pid | Reference | Name | tuple[Name, Name]
+
+
+def self() -> Pid:  # noqa: PLW0642 Erlang's name
+    """The pid of the current process. Errors: NotAliveError where no process is current."""
+    return current_body().process.pid
+
+
+def send(to: Destination, message: Any) -> Any:
+    """Send `message` to a pid, an alias, a registered name, or `(name, node)`; it is also the result.
+
+    Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to. Within
+    this node the message itself is handed over, not a copy: do not change it afterwards.
+
+    Errors: EncodeError for a message that has no term, when it must travel.
+    """
+    body = current_body()
+    runtime = body.runtime
+    if runtime.on_its_loop():
+        runtime.send(body.process, to, message)
+    else:
+        runtime.on_loop(runtime.send, body.process, to, message)
+    return message
+
+
+def receive(match: Match | None = None, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+    """Await the next message, or with `match` (a function of a message) the first for which it is true.
+
+    `timeout` is in seconds; TimeoutError when no message came. Messages that do not match stay where they are. In a process
+    that is a thread use `beamnode.sync.receive`, which has the same arguments and blocks.
+    """
+    body = current_body()
+    if isinstance(body, LoopBody) and body.runtime.on_its_loop():
+        return body.receive(match, timeout)
+    raise UsageError("this code runs in a thread: use beamnode.sync.receive, which blocks, instead of awaiting")
+
+
+def receive_blocking(match: Match | None = None, *, timeout: float | None = None) -> Any:
+    """`receive` for a process that is a thread."""
+    body = current_body()
+    if isinstance(body, ThreadBody):
+        return body.receive(match, timeout)
+    runtime = body.runtime
+    if runtime.on_its_loop():
+        raise UsageError(
+            "this process runs on the event loop: use `await receive(...)`, blocking would stop every process"
+        )
+    assert isinstance(body, LoopBody)
+    return asyncio.run_coroutine_threadsafe(body.receive(match, timeout), runtime.loop).result()
+
+
+def spawn(function: Callable[..., Any], *args: Any) -> Pid:
+    """Start a process of this node that runs `function(*args)`: on the loop if it is `async def`, else in a thread."""
+    body = current_body()
+    return _spawn(body.runtime, body.process, function, args, link=False).pid
+
+
+def spawn_link(function: Callable[..., Any], *args: Any) -> Pid:
+    """`spawn`, linked to the current process from the start."""
+    body = current_body()
+    return _spawn(body.runtime, body.process, function, args, link=True).pid
+
+
+def spawn_monitor(function: Callable[..., Any], *args: Any) -> tuple[Pid, Reference]:
+    """`spawn`, monitored by the current process from the start."""
+    body = current_body()
+    runtime = body.runtime
+
+    def make() -> tuple[Pid, Reference]:
+        pid = runtime.spawn(function, args, parent=body.process).pid
+        return pid, runtime.signals.monitor(body.process, pid)
+
+    result: tuple[Pid, Reference] = runtime.on_loop(make)
+    return result
+
+
+def link(pid: Pid) -> None:
+    """Tie the current process and `pid`: when one ends, the other gets an exit signal with the reason.
+
+    Errors: NoProcessError for a local pid that has ended (trapping exits: an `EXIT` message with `noproc` instead, as for
+    remote pids).
+    """
+    _check_pid(pid)
+    _act(lambda runtime, process: runtime.signals.link(process, pid))
+
+
+def unlink(pid: Pid) -> None:
+    """End a link; afterwards it has no effect on the current process."""
+    _check_pid(pid)
+    _act(lambda runtime, process: runtime.signals.unlink(process, pid))
+
+
+def monitor(target: Destination, *, alias: AliasKind | str | None = None, tag: Any = a.DOWN) -> Reference:
+    """Watch a pid, a name or `(name, node)`.
+
+    One message `(a.DOWN, reference, a.process, pid_or_name_and_node, reason)` tells of its end; at once with `noproc` when
+    there is no such process, with `noconnection` when its node is lost. With `alias` ("explicit_unalias", "demonitor" or
+    "reply_demonitor") the reference also is an alias of the current process; `tag` replaces `DOWN`.
+    """
+    watched: Target
+    if isinstance(target, tuple):
+        watched = (to_atom(target[0]), to_atom(target[1]))
+    elif isinstance(target, Pid):
+        watched = target
+    elif isinstance(target, Atom | str):
+        watched = to_atom(target)
+    else:
+        raise UsageError(f"a process to monitor is a pid, a name or (name, node), not {target!r}")
+    kind = None if alias is None else AliasKind(alias)
+    reference: Reference = _act(lambda runtime, process: runtime.signals.monitor(process, watched, alias=kind, tag=tag))
+    return reference
+
+
+def demonitor(reference: Reference, *, flush: bool = False) -> bool:
+    """End a monitor; `flush` also throws its message away if it came already. True if there was a monitor."""
+    done: bool = _act(lambda runtime, process: runtime.signals.demonitor(process, reference, flush=flush))
+    return done
+
+
+def exit(*args: Any) -> NoReturn | None:  # noqa: A001 Erlang's name
+    """`exit(reason)` ends the current process; `exit(pid, reason)` sends an exit signal to another.
+
+    The first form raises ProcessExit: let it pass. `exit(pid, a.kill)` cannot be trapped.
+    """
+    if len(args) == 1:
+        raise ProcessExit(args[0])
+    pid, reason = args
+    _check_pid(pid)
+    body = current_body()
+    _act(lambda runtime, process: runtime.signals.exit(process.pid, pid, reason))
+    body.check_alive()
+    return None
+
+
+def register(name: Name, pid: Pid) -> None:
+    """Give a local process a name. Errors: NameTakenError, NoProcessError (it has ended), UsageError (it has one)."""
+    _check_pid(pid)
+
+    def act(runtime: Runtime, _process: Process) -> None:
+        process = runtime.signals.lookup(pid)
+        if process is None:
+            raise NoProcessError(f"{pid!r} is no living process of this node: it cannot be registered as {name}")
+        runtime.signals.register(to_atom(name), process)
+
+    _act(act)
+
+
+def unregister(name: Name) -> None:
+    """Take a name back. Errors: NoProcessError when nothing is registered under it."""
+    _act(lambda runtime, _process: runtime.signals.unregister(to_atom(name)))
+
+
+def whereis(name: Name) -> Pid | None:
+    """The pid that is registered under `name` on this node, or None."""
+    process: Process | None = _act(lambda runtime, _process: runtime.signals.whereis(to_atom(name)))
+    return None if process is None else process.pid
+
+
+def trap_exit(flag: bool = True) -> bool:
+    """Whether exit signals become messages `(a.EXIT, pid, reason)` from now on; the result is what it was before."""
+
+    def act(_runtime: Runtime, process: Process) -> bool:
+        before, process.trap_exit = process.trap_exit, flag
+        return before
+
+    before: bool = _act(act)
+    return before
+
+
+def alias(kind: AliasKind | str = AliasKind.EXPLICIT_UNALIAS) -> Reference:
+    """A reference to which the current process can be sent messages until `unalias` ("reply": until the first one)."""
+    wanted = AliasKind(kind)
+    if wanted not in (AliasKind.EXPLICIT_UNALIAS, AliasKind.REPLY):
+        raise UsageError(f"an alias of its own is 'explicit_unalias' or 'reply'; {wanted.value!r} belongs to a monitor")
+    reference: Reference = _act(lambda runtime, process: runtime.signals.alias(process, wanted))
+    return reference
+
+
+def unalias(reference: Reference) -> bool:
+    """Deactivate an alias of the current process; what is sent to it from now on is dropped. True if it was active."""
+    done: bool = _act(lambda runtime, process: runtime.signals.unalias(process, reference))
+    return done
+
+
+def group_leader(leader: Pid | None = None, pid: Pid | None = None) -> Pid:
+    """The group leader of the current process: where it prints. With `leader`, set that of `pid` (or its own)."""
+
+    def act(runtime: Runtime, process: Process) -> Pid:
+        if leader is not None:
+            runtime.set_group_leader(leader, process.pid if pid is None else pid)
+        return process.group_leader or process.pid
+
+    found: Pid = _act(act)
+    return found
+
+
+def process_info(pid: Pid | None = None) -> dict[str, Any] | None:
+    """What is known of a local process (default: the current one), by Erlang's item names; None when it has ended."""
+
+    def act(runtime: Runtime, process: Process) -> dict[str, Any] | None:
+        wanted = process if pid is None else runtime.signals.lookup(pid)
+        return None if wanted is None else _info(wanted)
+
+    info: dict[str, Any] | None = _act(act)
+    return info
+
+
+class Timer:
+    """A message under way in time; made by `send_after`."""
+
+    __slots__ = ("_handle", "_runtime")
+
+    def __init__(self, runtime: Runtime, handle: asyncio.TimerHandle) -> None:
+        self._runtime = runtime
+        self._handle = handle
+
+    def cancel(self) -> float | None:
+        """Do not send it; the seconds that were left, or None when it was sent or cancelled already."""
+
+        def act() -> float | None:
+            left = self._handle.when() - self._runtime.loop.time()
+            if self._handle.cancelled() or left <= 0:
+                return None
+            self._handle.cancel()
+            return left
+
+        left: float | None = self._runtime.on_loop(act)
+        return left
+
+
+def send_after(to: Destination, message: Any, seconds: float) -> Timer:
+    """`send(to, message)` in so many seconds, unless the timer is cancelled or the node has stopped."""
+    body = current_body()
+    runtime, process = body.runtime, body.process
+
+    def act() -> Timer:
+        return Timer(runtime, runtime.loop.call_later(seconds, runtime.send, process, to, message))
+
+    timer: Timer = runtime.on_loop(act)
+    return timer
+
+
+def _spawn(
+    runtime: Runtime, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], *, link: bool
+) -> Process:
+    process: Process = runtime.on_loop(lambda: runtime.spawn(function, args, parent=parent, link=link))
+    return process
+
+
+def _act(action: Callable[[Runtime, Process], Any]) -> Any:
+    """Run `action` on the node's loop, then carry out what it decided."""
+    body = current_body()
+    runtime, process = body.runtime, body.process
+
+    def run() -> Any:
+        try:
+            return action(runtime, process)
+        finally:
+            runtime.flush()
+
+    return run() if runtime.on_its_loop() else runtime.on_loop(run)
+
+
+def _check_pid(pid: Any) -> None:
+    if not isinstance(pid, Pid):
+        raise UsageError(f"a pid is needed here, not {pid!r}: whereis(name) tells the pid of a name")
+
+
+def _info(process: Process) -> dict[str, Any]:
+    return {
+        "registered_name": process.name,
+        "initial_call": process.initial_call,
+        "status": "waiting" if process.waiting else "running",
+        "message_queue_len": len(process.mailbox),
+        "links": [pid for pid, entry in process.links.items() if entry.active],
+        "monitors": [monitor.down_object() for monitor in process.monitors.values()],
+        "monitored_by": [watcher.pid for watcher in process.watchers.values()],
+        "trap_exit": process.trap_exit,
+        "group_leader": process.group_leader or process.pid,
+        "parent": process.parent,
+    }

@@ -1,0 +1,461 @@
+"""The node among nodes: the table of connections, who dials and who is accepted, and what happens when one comes or goes.
+
+Signals leave through `transmit`: to a node that is up at once; to one that is not, the signal waits in the table while a
+connection is made for it, unless the policy says no. Core is told of every connection that ends, exactly once.
+
+Source: net_kernel.erl; its rules are in `core.connections`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from beamnode.carriers.base import Carrier, Listener, Stream
+from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, NodesKind, TakeOver, Verdict, Want
+from beamnode.errors import (
+    BeamnodeError,
+    CookieMismatch,
+    HandshakeError,
+    NetworkError,
+    NodeNotFound,
+    PeerError,
+    RefusedByPeer,
+    SetupTimeout,
+)
+from beamnode.etf import Atom, a, decode, encode
+from beamnode.limits import Limits
+from beamnode.node.epmd_discovery import Discovery, random_creation
+from beamnode.node.runtime import Runtime
+from beamnode.node.session import Session, Stage
+from beamnode.wire import control
+from beamnode.wire.channel import Channel
+from beamnode.wire.flags import DEFAULT, Flag
+from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, PeerNamed, Refusal
+
+log = logging.getLogger("beamnode.connection")
+
+FAILURES_KEPT_MAX = 256  # reasons of failed connects that `failure` can tell
+DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
+
+# Signals that are not worth a connection: they only end ties, and without a connection there is no tie.
+_NOT_WORTH_DIALLING = frozenset(
+    {
+        control.Exit,
+        control.UnlinkId,
+        control.UnlinkIdAck,
+        control.DemonitorP,
+        control.MonitorPExit,
+        control.SpawnReply,
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """How this node behaves towards others. Times in seconds; each is named after OTP's kernel parameter."""
+
+    hidden: bool = False
+    dist_auto_connect: AutoConnect = AutoConnect.ALWAYS
+    net_ticktime: float = 60.0
+    net_tickintensity: int = 4
+    net_setuptime: float = 7.0
+    strings: bool = False  # decode binaries that are valid UTF-8 to str
+
+
+class Network:
+    """Everything between this node and the others."""
+
+    def __init__(
+        self,
+        node: Atom,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        carrier: Carrier,
+        discovery: Discovery,
+        cookie_for: Callable[[Atom], bytes],
+        options: NetworkOptions,
+        limits: Limits,
+    ) -> None:
+        self.node = node
+        self.loop = loop
+        self.options = options
+        self.limits = limits
+        self.connections = Connections(options.dist_auto_connect)
+        self.runtime: Runtime  # set by Node: each needs the other
+        self.handlers: dict[type, Callable[[Atom, Any], None]] = {}
+        self.creation = 0
+        self.open = False  # until `join`
+        self._carrier = carrier
+        self._discovery = discovery
+        self._cookie_for = cookie_for
+        self._sessions: set[Session] = set()
+        self._handshakes = 0
+        self._failures: dict[Atom, BeamnodeError] = {}
+        self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
+
+    def join(self, runtime: Runtime, creation: int) -> None:
+        """Open, with the runtime that this network carries signals for, and the creation of this life of the node."""
+        self.runtime = runtime
+        self.creation = creation
+        self.open = True
+        signals, spawning = runtime.signals, runtime.spawning
+        self.handlers = {
+            **signals.handlers,
+            control.SpawnRequest: spawning.receive_request,
+            control.SpawnReply: spawning.receive_reply,
+        }
+
+    # --- What programs ask --------------------------------------------------------------------------------------------
+
+    async def connect(self, node: Atom) -> bool:
+        """Connect and wait for it. What went wrong is logged, and `failure` tells it."""
+        if node is self.node:
+            return True
+        waiter: asyncio.Future[bool] = self.loop.create_future()
+        answer = self.connections.explicit_connect(node, waiter)
+        if answer is Want.UP:
+            return True
+        if answer is Want.DIAL:
+            self._dial(node)
+        try:
+            return await waiter
+        finally:
+            self.connections.forget_waiter(node, waiter)
+
+    def disconnect(self, node: Atom) -> bool:
+        """Close the connection; False when there is none."""
+        session = self.connections.channels.get(node)
+        if session is None:
+            return False
+        session.end(NetworkError(f"disconnected from {node}"), a.disconnect)
+        return True
+
+    def nodes(self, kind: NodesKind) -> list[Atom]:
+        return self.connections.nodes(kind)
+
+    def failure(self, node: Atom) -> BeamnodeError | None:
+        """Why the last attempt to connect to `node` failed; None when it did not."""
+        return self._failures.get(node)
+
+    def monitor(self, node: Atom) -> None:
+        """Somebody watches `node`: connect, or tell at once that it is down."""
+        if self.connections.want(node) is Want.DIAL:
+            self._dial(node)
+        elif self.connections.get(node) is None:
+            self.runtime.node_monitors.tell_watchers(node)
+
+    # --- Signals out --------------------------------------------------------------------------------------------------
+
+    def transmit(self, node: Atom, record: control.Record) -> None:
+        """Send, now or when a connection has been made for it. Errors: EncodeError, in either case."""
+        session = self.connections.channels.get(node)
+        if session is not None:
+            session.send(record)
+        elif self.open:
+            self._transmit_later(node, record)
+
+    def _transmit_later(self, node: Atom, record: control.Record) -> None:
+        if type(record) in _NOT_WORTH_DIALLING and self.connections.get(node) is None:
+            return
+        match self.connections.want(node, _snapshot(record)):
+            case Want.DIAL:
+                self._dial(node)
+            case Want.REFUSED:
+                log.info("no connection to %s: dist_auto_connect is %s", node, self.connections.auto_connect.value)
+                self.runtime.break_ties(node)
+
+    def untold(self, node: Atom, record: control.Record) -> None:
+        """`node` cannot be told this, for want of a flag: monitors and spawns get their answer from here."""
+        if isinstance(record, control.MonitorP):
+            answer = control.MonitorPExit(record.target, record.sender, record.ref, a.notsup)
+            self.runtime.signals.receive(node, answer)
+        elif isinstance(record, control.SpawnRequest):
+            self.runtime.spawning.receive_reply(node, control.SpawnReply(record.ref, record.sender, 0, a.notsup))
+        self.loop.call_soon(self.runtime.flush)
+
+    # --- Dialling -----------------------------------------------------------------------------------------------------
+
+    def _dial(self, node: Atom) -> None:
+        session = Session(self, node)
+        self._sessions.add(session)
+        self.connections.own(node, session)
+        session.dialling = self.loop.create_task(self._open_stream(session, node))
+
+    async def _open_stream(self, session: Session, node: Atom) -> None:
+        timeout = self.options.net_setuptime
+        try:
+            alive, _, host = node.name.partition("@")
+            if not alive or not host:
+                raise NodeNotFound(f"{node.name!r} is not a node name: it must be name@host")
+            async with asyncio.timeout(timeout):
+                address, port = await self._discovery.resolve(alive, host)
+            await self._carrier.dial(address, port, session.attach, timeout=timeout)
+        except TimeoutError:
+            session.end(SetupTimeout(f"cannot connect to {node}: the epmd there did not answer within {timeout:g} s"))
+        except BeamnodeError as error:
+            session.end(error)
+        except Exception as error:
+            log.exception("dialling %s failed in an unforeseen way", node)
+            session.end(NetworkError(f"cannot connect to {node}: {error!r}"))
+
+    def initiator(self, node: Atom, now: float) -> Initiator:
+        """The handshake machine of a stream that was dialled."""
+        self._handshakes += 1
+        return Initiator(
+            this_name=self.node.name,
+            this_creation=self.creation,
+            peer_name=node.name,
+            flags=self._flags(),
+            cookie=self._cookie_for(node),
+            challenge=secrets.randbits(32),
+            setup_timeout=self.options.net_setuptime,
+            now=now,
+            limits=self.limits,
+            length_bytes=self._carrier.handshake_length_bytes,
+        )
+
+    def still_wanted(self, session: Session) -> bool:
+        assert session.node is not None
+        return self.connections.still_pending(session.node, session)
+
+    # --- Accepting ----------------------------------------------------------------------------------------------------
+
+    async def listen(self) -> Listener:
+        return await self._carrier.listen(self._accept)
+
+    def _accept(self, stream: Stream) -> Session:
+        session = Session(self, None)
+        self._sessions.add(session)
+        if not self.open or self._handshakes >= self.limits.handshakes_pending_max:
+            log.warning(
+                "refused a connection from %s: %d handshakes are pending", stream.peer_address, self._handshakes
+            )
+            session.end(NetworkError("too many pending handshakes"), abort=True)
+        return session.attach(stream)
+
+    def acceptor(self, now: float) -> Acceptor:
+        """The handshake machine of a stream that was accepted."""
+        self._handshakes += 1
+        return Acceptor(
+            this_name=self.node.name,
+            this_creation=self.creation,
+            flags=self._flags(),
+            challenge=secrets.randbits(32),
+            setup_timeout=self.options.net_setuptime,
+            now=now,
+            limits=self.limits,
+            length_bytes=self._carrier.handshake_length_bytes,
+        )
+
+    def decide(self, session: Session, machine: Acceptor, peer: PeerNamed) -> None:
+        """A peer has said its name: what becomes of its attempt."""
+        hidden = not peer.flags & Flag.PUBLISHED
+        name, creation = self._new_dynamic_name(peer.name) if peer.dynamic else (peer.name, 0)
+        node = Atom(name)
+        accepted = self.connections.accept(node, self.node, session, hidden)
+        if accepted.verdict is Verdict.ALREADY_PENDING:
+            session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
+            return
+        if accepted.verdict is Verdict.NOK:
+            machine.refuse(Refusal.NOK)
+            raise HandshakeError(f"refused {name}: the attempt of this node to connect to it goes on")
+        session.node = node
+        if peer.dynamic:
+            machine.accept_named(name, creation, cookie=self._cookie_for(node))
+            return
+        if isinstance(accepted.old_owner, Session):
+            accepted.old_owner.end(
+                NetworkError(f"{name} dialled at the same time, and its attempt goes on"), abort=True
+            )
+        machine.accept(Accept(accepted.verdict.value), cookie=self._cookie_for(node))
+
+    def may_take_over(self, session: Session) -> bool:
+        """An accepted peer has proved its cookie. False: not yet (or never); the session is told when."""
+        assert session.node is not None
+        match self.connections.take_over(session.node, session):
+            case TakeOver.PROCEED:
+                return True
+            case TakeOver.CLOSE_OLD:
+                old = self.connections.channels[session.node]
+                cause = NetworkError(f"{session.node} has connected anew")
+                self.loop.call_soon(lambda: old.end(cause, a.connection_closed, abort=True))
+            case TakeOver.GONE:
+                self.loop.call_soon(lambda: session.end(HandshakeError("the attempt has lost its claim"), abort=True))
+        return False
+
+    def _new_dynamic_name(self, host: str) -> tuple[str, int]:
+        """For a peer that asks for a name: one that was given before at its host, or a random one."""
+        pool = self._dynamic_names.get(host, [])
+        while pool:
+            name, creation = pool.pop()
+            if self.connections.get(Atom(name)) is None:
+                return name, creation
+        return f"{_base36(secrets.randbits(DYNAMIC_NAME_BITS))}@{host}", random_creation()
+
+    # --- What sessions tell -------------------------------------------------------------------------------------------
+
+    def channel(self, flags: Flag, now: float) -> Channel:
+        options = self.options
+        return Channel(
+            flags,
+            net_ticktime=options.net_ticktime,
+            net_tickintensity=options.net_tickintensity,
+            now=now,
+            strings=options.strings,
+            limits=self.limits,
+        )
+
+    def session_up(self, session: Session, event: Established) -> bool:
+        """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
+        self._handshakes -= 1
+        assert session.node is not None
+        hidden = not event.flags & Flag.PUBLISHED
+        up = self.connections.up(
+            session.node,
+            session,
+            session,
+            hidden=hidden,
+            creation=event.creation,
+            flags=int(event.flags),
+            address=session.peer_address,
+        )
+        if up is None:
+            return False
+        self._failures.pop(session.node, None)
+        log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
+        for record in up.queue:
+            session.send(record)
+        for waiter in up.waiting:
+            _settle(waiter, True)
+        self.runtime.node_monitors.node_up(session.node, a.hidden if hidden else a.visible, up.connection.id)
+        self.runtime.flush()
+        return True
+
+    def session_ended(self, session: Session, stage: Stage, cause: BeamnodeError, reason: Atom) -> None:
+        """A session is over, for whatever reason: told once by each."""
+        self._sessions.discard(session)
+        if stage is Stage.HANDSHAKE:
+            self._handshakes -= 1
+        if session.node is None:
+            _log_stranger(cause)
+            return
+        if session.outgoing and isinstance(cause, RefusedByPeer) and self._concede(session):
+            return
+        down = self.connections.down(session.node, session, reason)
+        if down is not None:
+            self._tell_down(down, cause)
+
+    def _concede(self, session: Session) -> bool:
+        """The peer's own attempt is on its way here: hold the entry open for it, for a while."""
+        assert session.node is not None
+        node, patience = session.node, object()
+        if not self.connections.concede(node, session, patience):
+            return False
+
+        def give_up() -> None:
+            down = self.connections.down(node, patience, a.setup_timer_timeout)
+            if down is not None:
+                self._tell_down(down, SetupTimeout(f"{node} said that it is dialling this node, and never came"))
+
+        self.loop.call_later(self.options.net_setuptime, give_up)
+        return True
+
+    def _tell_down(self, down: Down, cause: BeamnodeError) -> None:
+        node, entry = down.connection.node, down.connection
+        if down.kind is DownKind.CONTENDER_LEFT:
+            _log_failure(node, cause)
+            for waiter in down.waiting:
+                _settle(waiter, True)
+            return
+        if down.was_up:
+            log.info("connection with %s lost: %s", node, cause)
+            self.runtime.break_ties(node)
+            node_type = a.hidden if entry.hidden else a.visible
+            self.runtime.node_monitors.node_down(node, node_type, entry.id, down.reason)
+            self._return_dynamic_name(entry.node, entry.creation, entry.flags)
+        else:
+            self._note_failure(node, cause)
+            self.runtime.break_ties(node)
+            self.runtime.node_monitors.tell_watchers(node)
+            for waiter in down.waiting:
+                _settle(waiter, False)
+        self.runtime.flush()
+        if isinstance(down.continues, Session):
+            down.continues.continue_after_replaced()
+
+    def _return_dynamic_name(self, node: Atom, creation: int, flags: int) -> None:
+        if flags & Flag.NAME_ME:
+            host = node.name.partition("@")[2]
+            self._dynamic_names.setdefault(host, []).append((node.name, max((creation + 1) & 0xFFFFFFFF, 4)))
+
+    def _note_failure(self, node: Atom, cause: BeamnodeError) -> None:
+        self._failures.pop(node, None)
+        self._failures[node] = cause
+        if len(self._failures) > FAILURES_KEPT_MAX:
+            del self._failures[next(iter(self._failures))]
+        _log_failure(node, cause)
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def close(self, timeout: float) -> None:
+        """End every connection and attempt; what was sent still goes out, within `timeout` seconds."""
+        self.open = False
+        sessions = list(self._sessions)
+        for session in sessions:
+            session.end(NetworkError("this node is stopping"), a.net_kernel_terminated)
+        for entry in self.connections.connections():
+            down = self.connections.down(entry.node, entry.owner, a.net_kernel_terminated)
+            if down is not None:
+                self._tell_down(down, NetworkError("this node is stopping"))
+        if sessions:
+            await asyncio.wait([asyncio.ensure_future(session.gone()) for session in sessions], timeout=timeout)
+
+    def _flags(self) -> Flag:
+        return DEFAULT if self.options.hidden else DEFAULT | Flag.PUBLISHED
+
+
+def _snapshot(record: control.Record) -> control.Record:
+    """`record` with a payload that cannot change while it waits. Errors: EncodeError."""
+    if isinstance(record, control.Send | control.RegSend | control.AliasSend):
+        return dataclasses.replace(record, message=decode(encode(record.message)))
+    if isinstance(record, control.SpawnRequest):
+        return dataclasses.replace(record, args=decode(encode(record.args)), options=decode(encode(record.options)))
+    if isinstance(record, control.Exit2):
+        return dataclasses.replace(record, reason=decode(encode(record.reason)))
+    return record
+
+
+def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(answer)
+
+
+def _log_failure(node: Atom, cause: BeamnodeError) -> None:
+    """A node that is not there is an everyday thing, as in OTP; a wrong cookie or a broken peer is not."""
+    if isinstance(cause, CookieMismatch):
+        log.error("no connection with %s: %s", node, cause)
+    elif isinstance(cause, PeerError | SetupTimeout):
+        log.warning("no connection with %s: %s", node, cause)
+    else:
+        log.info("no connection with %s: %s", node, cause)
+
+
+def _log_stranger(cause: BeamnodeError) -> None:
+    if isinstance(cause, PeerError | SetupTimeout):
+        log.warning("closed a connection that did not become a node: %s", cause)
+    else:
+        log.debug("closed a connection that did not become a node: %s", cause)
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = digits[digit] + text
+    return text or "0"

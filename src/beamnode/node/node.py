@@ -1,0 +1,532 @@
+"""`Node`: one node of the distribution in this Python process. Start it, use it, stop it, start it again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from beamnode.carriers.base import Carrier, Listener
+from beamnode.carriers.tcp import Tcp
+from beamnode.core.connections import AutoConnect, NodesKind
+from beamnode.core.identity import Identities
+from beamnode.core.node_monitors import Subscription
+from beamnode.core.process import Process
+from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, SpawnError, UsageError
+from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
+from beamnode.node.body import BlockBody, Body
+from beamnode.node.cookie import Cookie, load_or_create
+from beamnode.node.current import current
+from beamnode.node.epmd import Epmd
+from beamnode.node.epmd_discovery import Discovery, Registration
+from beamnode.node.exposed import Exposed, remote_call
+from beamnode.node.names import NodeName, check_compatible
+from beamnode.node.network import Network, NetworkOptions
+from beamnode.node.runtime import Runtime, to_atom
+from beamnode.wire.control import SpawnRequest
+
+log = logging.getLogger("beamnode.node")
+
+STOP_SECONDS = 5.0  # what stopping waits for: bytes to leave, bodies to end
+
+Name = Atom | str
+Options = list[Any]  # of a spawn, as terms; named here because `list` is a method below
+Call = tuple[Atom, Atom, list[Any]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A process that every node runs under a well-known name; restarted when it crashes."""
+
+    name: str
+    run: Callable[[Node], Coroutine[Any, Any, None]]
+
+
+class Node:
+    """A node of Erlang's distribution.
+
+    `name` is `alive@host` (or `alive`, completed with this machine's short host name): with a dotted host or an address it
+    is a long name. All times are in seconds.
+
+    - `cookie`: the cluster's secret; default: `~/.erlang.cookie`, made with mode 0400 where there is none.
+    - `hidden`: connect without becoming part of the mesh; others list this node as hidden.
+    - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`.
+    - `discovery`: how nodes find each other: `Epmd(...)` (started by itself where none runs), `FixedPort(9100)`,
+      `StaticPorts({...})`.
+    - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or spawn
+      that names a node connects to it.
+    - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
+    - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
+    - `limits`: the bounds on what peers can make this node hold.
+
+    Use it as `async with Node(...) as node:`, whose body is a process of the node, or `start` and `stop` it.
+    """
+
+    def __init__(
+        self,
+        name: Name,
+        *,
+        cookie: str | bytes | Atom | Cookie | None = None,
+        hidden: bool = False,
+        carrier: Carrier | None = None,
+        discovery: Discovery | None = None,
+        dist_auto_connect: AutoConnect | str = AutoConnect.ALWAYS,
+        net_ticktime: float = 60.0,
+        net_tickintensity: int = 4,
+        net_setuptime: float = 7.0,
+        strings: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        services: Sequence[Service] = (),
+    ) -> None:
+        self._parsed = NodeName.parse(name)
+        self._name = self._parsed.atom
+        self._cookie = None if cookie is None else Cookie(cookie)
+        self._cookies: dict[Atom, Cookie] = {}
+        self._carrier = carrier
+        self._discovery = discovery
+        self._limits = limits
+        self._services = tuple(services)
+        self._options = NetworkOptions(
+            hidden=hidden,
+            dist_auto_connect=AutoConnect(dist_auto_connect),
+            net_ticktime=_positive("net_ticktime", net_ticktime),
+            net_tickintensity=_tick_intensity(net_tickintensity),
+            net_setuptime=_positive("net_setuptime", net_setuptime),
+            strings=strings,
+        )
+        self._exposed = Exposed(self._name)
+        self._identities: Identities | None = None
+        self._runtime: Runtime | None = None
+        self._network: Network | None = None
+        self._listener: Listener | None = None
+        self._registration: Registration | None = None
+        self._service_processes: list[Process] = []
+        self._block: BlockBody | None = None
+        self._outer: Body | None = None
+        self._lender: Process | None = None  # in whose name the node spawns when no process of its own is current
+        self._changing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Node {self._name}{'' if self.alive else ' stopped'}>"
+
+    # --- What it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> Atom:
+        return self._name
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is started."""
+        return self._network is not None
+
+    def own_name(self, node: Name) -> bool:
+        """Whether `node` is this node's name."""
+        return to_atom(node) is self._name
+
+    @property
+    def hidden(self) -> bool:
+        return self._options.hidden
+
+    @property
+    def long_names(self) -> bool:
+        """Whether this node lives among long names (`db@db.example.org`) or short ones (`db@db`); they cannot be mixed."""
+        return self._parsed.long
+
+    @property
+    def net_ticktime(self) -> float:
+        return self._options.net_ticktime
+
+    @property
+    def creation(self) -> int:
+        """The number that tells this life of the node from others of the same name."""
+        return self._required_runtime().identities.creation
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """Host and port on which it is listening; None while it is stopped."""
+        return None if self._listener is None else self._listener.address
+
+    # --- Start and stop -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen, register the name, run the services. Starting a started node does nothing.
+
+        Errors: NameTakenError, CookieError, EpmdError, NetworkError (the port), each saying what to do.
+        """
+        async with self._changing:
+            if self.alive:
+                return
+            if self._cookie is None:
+                self._cookie = await asyncio.to_thread(load_or_create)
+            discovery = self._discovery or Epmd.from_environment(auto_start=True)
+            carrier = self._carrier or Tcp(listen_ports=discovery.listen_port(self._parsed.alive, self._parsed.host))
+            network = self._make_network(carrier, discovery)
+            self._listener = await network.listen()
+            try:
+                self._registration = await discovery.register(
+                    self._parsed.alive,
+                    self._parsed.host,
+                    self._listener.port,
+                    hidden=self.hidden,
+                    family=getattr(carrier, "family", None),
+                )
+            except BaseException:
+                await self._listener.close()
+                self._listener = None
+                raise
+            self._go_up(network, self._registration.creation)
+
+    def _make_network(self, carrier: Carrier, discovery: Discovery) -> Network:
+        return Network(
+            self._name,
+            loop=asyncio.get_running_loop(),
+            carrier=carrier,
+            discovery=discovery,
+            cookie_for=self._cookie_for,
+            options=self._options,
+            limits=self._limits,
+        )
+
+    def _go_up(self, network: Network, creation: int) -> None:
+        if self._identities is None or self._runtime is None or self._runtime.loop is not network.loop:
+            self._identities = Identities(self._name, creation)
+            self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawn_requested)
+        else:
+            self._identities.renew(creation)
+        network.join(self._runtime, creation)
+        self._network = network
+        for service in self._services:
+            process = self._runtime.spawn(self._serve, (service,), name=Atom(service.name))
+            self._service_processes.append(process)
+        log.info("node %s is up, listening on %s", self._name, self.listen_address)
+
+    async def _serve(self, service: Service) -> None:
+        while True:
+            try:
+                await service.run(self)
+            except BeamnodeError as error:
+                if isinstance(error, ProcessExit):
+                    raise
+                log.exception("service %s of node %s failed, and is started again", service.name, self._name)
+            except Exception:
+                log.exception("service %s of node %s failed, and is started again", service.name, self._name)
+            await asyncio.sleep(0.1)
+
+    async def stop(self) -> bool:
+        """Leave: close every connection, the port, and the name. False when it is stopped already.
+
+        Its processes go on, as in Erlang, alone until it is started again; `async with` ends them too.
+        """
+        async with self._changing:
+            network, self._network = self._network, None
+            if network is None or self._runtime is None:
+                return False
+            services, self._service_processes = self._service_processes, []
+            for process in services:
+                self._runtime.end(process, a.shutdown)
+            if self._listener is not None:
+                await self._listener.close()
+                self._listener = None
+            await network.close(STOP_SECONDS)
+            if self._registration is not None:
+                await self._registration.close()
+                self._registration = None
+            log.info("node %s has stopped", self._name)
+            return True
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        runtime = self._required_runtime()
+        process = runtime.signals.spawn(group_leader=None, initial_call=(a.beamnode, a.body, 0))
+        self._block = BlockBody(runtime, process)
+        self._block.task = asyncio.current_task()
+        self._outer = current.get()
+        current.set(self._block)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        block = self._block
+        assert block is not None
+        current.set(self._outer)
+        killed = block.take_stop()
+        reason = block.process.exit_reason
+        block.finish(None if killed else error)
+        await self._end_processes()
+        await self.stop()
+        if killed and (error is None or isinstance(error, asyncio.CancelledError)):
+            raise ProcessExit(reason) from None
+
+    async def _end_processes(self) -> None:
+        """End every process but the services, and wait (a while) for their code to end."""
+        runtime = self._required_runtime()
+        services = set(self._service_processes)
+        tasks = []
+        for process in runtime.signals.processes():
+            if process in services:
+                continue
+            task = getattr(process.body, "task", None)
+            runtime.end(process, a.shutdown)
+            if isinstance(task, asyncio.Task) and task is not asyncio.current_task():
+                tasks.append(task)
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in pending:
+                log.warning("%r does not end: it holds on to a CancelledError", task)
+
+    # --- Others -------------------------------------------------------------------------------------------------------
+
+    def list(self, kind: str = "visible") -> list[Atom]:
+        """The nodes this one is connected with: "visible", "hidden" or "connected" (both); "this"; "known" (all of them)."""
+        network = self._network
+        if kind == "this":
+            return [self._name]
+        if network is None:
+            return []
+        if kind == "known":
+            return [self._name, *network.nodes("known")]
+        kinds: dict[str, NodesKind] = {"visible": "visible", "hidden": "hidden", "connected": "connected"}
+        if kind not in kinds:
+            raise UsageError(f"nodes are listed as 'visible', 'hidden', 'connected', 'this' or 'known', not {kind!r}")
+        return network.nodes(kinds[kind])
+
+    async def connect(self, node: Name) -> bool | None:
+        """Connect to `node`: True if it is connected now, False if not, None when this node is stopped.
+
+        Why not, is logged (a wrong cookie as an error), and `connect_error` tells it. Errors: NodeNameError for a name that
+        cannot be a node of this cluster (malformed; a short name from a long one or the other way round).
+        """
+        atom = self._checked_name(node)
+        if self._network is None:
+            return None
+        return await self._network.connect(atom)
+
+    def connect_error(self, node: Name) -> BeamnodeError | None:
+        """Why the last attempt to connect to `node` failed; None when it did not."""
+        return None if self._network is None else self._network.failure(to_atom(node))
+
+    async def disconnect(self, node: Name) -> bool | None:
+        """Close the connection with `node`: True, False if there was none, None when this node is stopped."""
+        if self._network is None:
+            return None
+        return self._network.disconnect(to_atom(node))
+
+    def monitor(self, node: Name, flag: bool = True) -> None:
+        """The current process gets `(a.nodedown, node)` when the connection with `node` is lost or cannot be made."""
+        atom, process = self._checked_name(node), self._own_process()
+        runtime = self._required_runtime()
+        if flag:
+            runtime.node_monitors.monitor(process, atom)
+            if atom is not self._name:
+                self._required_network().monitor(atom)
+        else:
+            runtime.node_monitors.demonitor(process, atom)
+        runtime.flush()
+
+    def monitor_nodes(
+        self,
+        flag: bool = True,
+        *,
+        node_type: str | None = None,
+        nodedown_reason: bool = False,
+        connection_id: bool = False,
+    ) -> None:
+        """The current process gets `(a.nodeup, node)` and `(a.nodedown, node)` for visible nodes as they come and go.
+
+        With an option the messages have a dict as third element: `node_type` ("visible", "hidden" or "all") says which
+        nodes and adds the type, `nodedown_reason` adds why. Source: `net_kernel:monitor_nodes/2`.
+        """
+        if node_type not in (None, "visible", "hidden", "all"):
+            raise UsageError(f"node_type is 'visible', 'hidden' or 'all', not {node_type!r}")
+        subscription = Subscription(Atom(node_type or "visible"), node_type is not None, nodedown_reason, connection_id)
+        monitors = self._required_runtime().node_monitors
+        if flag:
+            monitors.subscribe(self._own_process(), subscription)
+        else:
+            monitors.unsubscribe(self._own_process(), subscription)
+
+    # --- Cookies ------------------------------------------------------------------------------------------------------
+
+    def get_cookie(self, node: Name | None = None) -> Atom:
+        """The cookie for `node`; that of this node by default."""
+        atom = self._name if node is None else to_atom(node)
+        return Atom(self._cookie_for(atom).decode("latin-1"))
+
+    def set_cookie(self, cookie: str | bytes | Atom, node: Name | None = None) -> None:
+        """Use `cookie` with `node` from now on; without one, with every node that has none of its own."""
+        if node is None or to_atom(node) is self._name:
+            self._cookie = Cookie(cookie)
+        else:
+            self._cookies[self._checked_name(node)] = Cookie(cookie)
+
+    def _cookie_for(self, node: Atom) -> bytes:
+        cookie = self._cookies.get(node, self._cookie)
+        if cookie is None:
+            raise NotAliveError("this node has no cookie yet: start it first, or give it one")
+        return cookie.value
+
+    # --- Processes ----------------------------------------------------------------------------------------------------
+
+    async def spawn(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> Pid:
+        """Start a process on `node`: `spawn(node, "module", "function", [args])`, or a Python function with its arguments.
+
+        A Python function must be exposed on the other node (`expose`), unless that node lives in this Python process.
+        Errors: SpawnError when the node cannot be reached or refuses.
+        """
+        pid, _ = await self._spawn(self._sender(), node, function, args, [])
+        return pid
+
+    async def spawn_link(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> Pid:
+        """`spawn`, linked with the current process from the start."""
+        pid, _ = await self._spawn(self._own_process(), node, function, args, [a.link])
+        return pid
+
+    async def spawn_monitor(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> tuple[Pid, Reference]:
+        """`spawn`, monitored by the current process from the start."""
+        return await self._spawn(self._own_process(), node, function, args, [a.monitor])
+
+    async def run_process(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
+        """Run `await function(*args)` in a process of its own, and give back its result, or raise its exception."""
+        outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            try:
+                result = await function(*args)
+            except BaseException as error:
+                if not outcome.done():
+                    outcome.set_exception(ProcessExit(a.killed) if isinstance(error, asyncio.CancelledError) else error)
+                return
+            if not outcome.done():
+                outcome.set_result(result)
+
+        runtime = self._required_runtime()
+        process = runtime.spawn(body, (), parent=None)
+        try:
+            return await outcome
+        finally:
+            runtime.end(process, a.kill)
+
+    def expose(
+        self, function: Callable[..., Any], *, module: Name | None = None, name: Name | None = None
+    ) -> Callable[..., Any]:
+        """Let peers start `function` as `module:name` (default: its own import path). Returns it: use it as a decorator."""
+        self._exposed.expose(function, module, name)
+        return function
+
+    async def _spawn(
+        self,
+        parent: Process,
+        node: Name,
+        function: Callable[..., Any] | Name,
+        args: tuple[Any, ...],
+        options: Options,
+    ) -> tuple[Pid, Reference]:
+        atom = self._checked_name(node)
+        if callable(function):
+            if atom is self._name:
+                return self._spawn_here(parent, function, args, options)
+            call = remote_call(atom, function, args)
+        else:
+            call = _checked_call(function, args)
+            if atom is self._name:
+                found = self._exposed.find(call[0], call[1])
+                if found is None:
+                    raise SpawnError(f"{call[0]}:{call[1]} is not exposed on {atom}", a.undef)
+                return self._spawn_here(parent, found, tuple(call[2]), options)
+        if self._network is None:
+            raise NotAliveError(f"{self._name} is stopped: it cannot spawn on {atom}")
+        return await self._required_runtime().spawn_remote(parent, atom, call, options)
+
+    def _spawn_here(
+        self, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], options: Options
+    ) -> tuple[Pid, Reference]:
+        runtime = self._required_runtime()
+        pid = runtime.spawn(function, args, parent=parent, link=a.link in options).pid
+        if a.monitor in options:
+            return pid, runtime.signals.monitor(parent, pid)
+        return pid, runtime.identities.next_reference()
+
+    def _spawn_requested(self, node: Atom, request: SpawnRequest) -> None:
+        """A peer wants a process: it gets one, which dies at once with `undef` when there is no such function here."""
+        runtime = self._required_runtime()
+        found = self._exposed.resolve(request)
+        process = runtime.spawning.accept(request)
+        if process is None:
+            return
+        if found is None:
+            log.warning(
+                "refused %s:%s/%d to %s: it is not exposed", request.module, request.function, request.arity, node
+            )
+            runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
+            return
+        function, args = found
+        runtime.start_body(process, function, tuple(args))
+
+    # --- Helpers ------------------------------------------------------------------------------------------------------
+
+    def _transmit(self, node: Atom, record: Any) -> None:
+        if self._network is not None:
+            self._network.transmit(node, record)
+        else:
+            self._required_runtime().break_ties(node)
+
+    def _required_runtime(self) -> Runtime:
+        if self._runtime is None:
+            raise NotAliveError(f"node {self._name} was never started: `await node.start()`, or `async with node:`")
+        return self._runtime
+
+    def _required_network(self) -> Network:
+        if self._network is None:
+            raise NotAliveError(f"node {self._name} is stopped: `await node.start()` it again")
+        return self._network
+
+    def _own_process(self) -> Process:
+        """The current process, which must be one of this node."""
+        body = current.get()
+        if body is None or body.runtime is not self._required_runtime():
+            raise NotAliveError(
+                f"the current process is not one of {self._name}: call this in its body or in a spawned one"
+            )
+        return body.process
+
+    def _sender(self) -> Process:
+        """The current process if it is ours, else one that only lends its name."""
+        runtime = self._required_runtime()
+        body = current.get()
+        if body is not None and body.runtime is runtime:
+            return body.process
+        if self._lender is None or not self._lender.alive:
+            self._lender = runtime.signals.spawn(group_leader=None, initial_call=(a.beamnode, a.lender, 0))
+        return self._lender
+
+    def _checked_name(self, node: Name) -> Atom:
+        parsed = NodeName.parse(node)
+        check_compatible(self._parsed, parsed)
+        return parsed.atom
+
+
+def _checked_call(module: Name, args: tuple[Any, ...]) -> Call:
+    if len(args) != 2 or not isinstance(args[0], str | Atom) or not isinstance(args[1], list | tuple):
+        raise UsageError(
+            "spawn takes a module, a function and a list of arguments, or a Python function and its arguments"
+        )
+    return to_atom(module), to_atom(args[0]), list(args[1])
+
+
+def _positive(what: str, seconds: float) -> float:
+    if not seconds > 0:
+        raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
+    return float(seconds)
+
+
+def _tick_intensity(intensity: int) -> int:
+    if not 4 <= intensity <= 1000:
+        raise UsageError(f"net_tickintensity must lie in 4..1000, not {intensity!r}")
+    return intensity

@@ -1,0 +1,250 @@
+"""The runtime of one node: it carries out what core decided.
+
+Core's tables are changed by calls; `flush` then empties its lists: records go to `transmit`, waiting bodies are woken (once
+for all that arrived), bodies of ended processes are stopped, spawn requests are answered. Everything runs on the node's
+event loop; other threads come in through `on_loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from beamnode.core.identity import Identities
+from beamnode.core.node_monitors import NodeMonitors
+from beamnode.core.process import Process
+from beamnode.core.signals import Signals
+from beamnode.core.spawning import Spawning
+from beamnode.errors import EncodeError, NotAliveError, SpawnError, UsageError
+from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.node.body import Body, CoroutineBody, ThreadBody
+from beamnode.node.reasons import sendable
+from beamnode.wire import control
+
+log = logging.getLogger("beamnode.node")
+
+ATOM_CHARACTERS_MAX = 255
+
+SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
+
+
+class Runtime:
+    """Processes and their bodies on one event loop."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        loop: asyncio.AbstractEventLoop,
+        transmit: Callable[[Atom, control.Record], None],
+        spawn_requested: SpawnHandler,
+    ) -> None:
+        self.loop = loop
+        self.identities = identities
+        self.signals = Signals(identities)
+        self.spawning = Spawning(self.signals)
+        self.node_monitors = NodeMonitors(self.signals)
+        self._transmit = transmit
+        self._spawn_requested = spawn_requested
+        self._thread = threading.get_ident()
+        self._flushing = False
+
+    # --- Carrying out -------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Carry out everything that core has decided. Cheap when there is nothing."""
+        if self._flushing:
+            return
+        signals, spawning = self.signals, self.spawning
+        self._flushing = True
+        try:
+            while signals.outgoing or signals.ready or signals.ended or spawning.requests or spawning.answered:
+                self._flush_outgoing()
+                ready, signals.ready = signals.ready, []
+                for process in ready:
+                    process.body.wake()
+                self._flush_ended()
+                self._flush_spawning()
+        finally:
+            self._flushing = False
+
+    def _flush_outgoing(self) -> None:
+        outgoing, self.signals.outgoing = self.signals.outgoing, []
+        for node, record in outgoing:
+            try:
+                self._transmit(node, record)
+            except EncodeError:
+                # Only reasons can be anything here: messages and arguments are encoded in the call that sends them.
+                assert isinstance(record, control.Exit | control.Exit2 | control.MonitorPExit)
+                record.reason = sendable(record.reason)
+                self._transmit(node, record)
+
+    def _flush_ended(self) -> None:
+        ended, self.signals.ended = self.signals.ended, []
+        for process in ended:
+            self.node_monitors.forget(process)
+            if process.body is not None:
+                process.body.stop()
+
+    def _flush_spawning(self) -> None:
+        spawning = self.spawning
+        requests, spawning.requests = spawning.requests, []
+        for node, request in requests:
+            self._spawn_requested(node, request)
+        answered, spawning.answered = spawning.answered, []
+        for waiter, result, _reference in answered:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(result)
+
+    def on_its_loop(self) -> bool:
+        """Whether the caller is in the thread of the node's loop."""
+        return threading.get_ident() == self._thread
+
+    def on_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call `function` on the node's loop and give back what it gives; from the loop's own thread, directly."""
+        if threading.get_ident() == self._thread:
+            return function(*args)
+        if self.loop.is_closed():
+            raise NotAliveError("the event loop of this process's node has ended")
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function(*args))
+            except BaseException as error:
+                done.set_exception(error)
+
+        self.loop.call_soon_threadsafe(run)
+        return done.result()
+
+    # --- Processes ----------------------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        parent: Process | None = None,
+        link: bool = False,
+        name: Atom | None = None,
+    ) -> Process:
+        """A new local process that runs `function(*args)`: on the loop if `async def`, else in a thread."""
+        leader = None if parent is None else parent.group_leader or parent.pid
+        initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
+        process = self.signals.spawn(
+            group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
+        )
+        try:
+            if name is not None:
+                self.signals.register(name, process)
+            if link and parent is not None:
+                self.signals.link(parent, process.pid)
+        except BaseException:
+            self.signals.end(process, a.normal)
+            raise
+        self.start_body(process, function, args)
+        return process
+
+    def start_body(self, process: Process, function: Callable[..., Any], args: tuple[Any, ...]) -> Body:
+        if inspect.iscoroutinefunction(function):
+            body = CoroutineBody(self, process)
+            body.start(function, args)
+            return body
+        thread = ThreadBody(self, process)
+        thread.start(function, args)
+        return thread
+
+    def break_ties(self, node: Atom) -> None:
+        """`node` is gone or cannot be reached: whatever was tied to it, or asked of it, is told `noconnection`."""
+        self.signals.node_down(node)
+        self.spawning.node_down(node)
+        self.loop.call_soon(self.flush)
+
+    def set_group_leader(self, leader: Pid, pid: Pid) -> None:
+        """Of a local process at once, of a remote one by a signal."""
+        process = self.signals.lookup(pid)
+        if process is not None:
+            process.group_leader = leader
+        elif pid.node is not self.identities.node:
+            self.signals.outgoing.append((pid.node, control.GroupLeader(leader, pid)))
+
+    def end(self, process: Process, reason: Any) -> None:
+        """The process ends with `reason`; ending an ended one does nothing."""
+        self.signals.end(process, reason)
+        self.flush()
+
+    # --- What processes do --------------------------------------------------------------------------------------------
+
+    def send(self, sender: Process, to: Any, message: Any) -> None:
+        """To a pid, an alias, a local name or `(name, node)`. A receiver that does not exist is no error."""
+        kind = type(to)
+        if kind is Pid:
+            if to.node is self.identities.node:
+                self.signals.deliver_to_pid(to, message)
+            else:
+                self._transmit(to.node, control.Send(to, message, sender.pid))
+        elif kind is tuple:
+            name, node = to_atom(to[0]), to_atom(to[1])
+            if node is self.identities.node:
+                self._deliver_to_name(name, message)
+            else:
+                self._transmit(node, control.RegSend(sender.pid, name, message))
+        elif kind is Reference:
+            if to.node is self.identities.node:
+                self.signals.deliver_to_alias(to, message)
+            else:
+                self._transmit(to.node, control.AliasSend(sender.pid, to, message))
+        else:
+            self._deliver_to_name(to_atom(to), message)
+        self.flush()
+
+    def _deliver_to_name(self, name: Atom, message: Any) -> None:
+        process = self.signals.whereis(name)
+        if process is not None:
+            self.signals.deliver(process, message)
+
+    async def spawn_remote(
+        self,
+        parent: Process,
+        node: Atom,
+        call: tuple[Atom, Atom, list[Any]],
+        options: list[Any],
+    ) -> tuple[Pid, Reference]:
+        """Ask `node` to spawn `module:function(args)`; the pid, and the reference that a monitor would have.
+
+        Errors: SpawnError with the reason of the other node (`notsup`, `noconnection`, ...).
+        """
+        waiter: asyncio.Future[Any] = self.loop.create_future()
+        module, function, args = call
+        record = self.spawning.request(parent, node, module, function, args, options, waiter)
+        sent = False
+        try:
+            self._transmit(node, record)
+            sent = True
+            self.flush()
+            result = await waiter
+        except BaseException:
+            self.spawning.abandon(record.ref, sent=sent)
+            raise
+        reference = record.ref
+        if isinstance(result, Pid):
+            return result, reference
+        raise SpawnError(f"{node} did not spawn {module}:{function}/{len(args)}: {result}", result)
+
+
+def call_name(function: Callable[..., Any]) -> Atom:
+    return Atom(getattr(function, "__qualname__", None) or type(function).__name__)
+
+
+def to_atom(name: Any) -> Atom:
+    """A name that a program gave, as an atom. Errors: UsageError, EncodeError (longer than an atom may be)."""
+    if not isinstance(name, Atom | str):
+        raise UsageError(f"a name is an Atom or a str, not {name!r}")
+    atom = Atom(name) if isinstance(name, str) else name
+    if len(atom.name) > ATOM_CHARACTERS_MAX:
+        raise EncodeError(f"an atom has at most {ATOM_CHARACTERS_MAX} characters: {atom.name[:40]!r}...")
+    return atom

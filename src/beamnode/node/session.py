@@ -1,0 +1,290 @@
+"""One connection, or one attempt at it, over one stream: first a handshake machine drives it, then a channel.
+
+The session moves bytes, deadlines and events between its stream and its machine. What they mean for the node, it asks of
+and tells to the network (`network.py`), whose table of connections knows it as an owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from beamnode.carriers.base import Stream
+from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
+from beamnode.etf import Atom
+from beamnode.wire.channel import Channel
+from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.handshake import (
+    Acceptor,
+    Established,
+    Initiator,
+    Named,
+    PeerNamed,
+    PeerProved,
+    StillWanted,
+)
+
+if TYPE_CHECKING:
+    from beamnode.node.network import Network
+
+log = logging.getLogger("beamnode.connection")
+
+
+_ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
+
+
+class Stage(Enum):
+    """Where a session is."""
+
+    DIALLING = "dialling"
+    HANDSHAKE = "handshake"
+    UP = "up"
+    ENDED = "ended"
+
+
+class Session:
+    """A stream's receiver, and the owner of an entry in the table of connections.
+
+    Made by `Network`, for a node that is dialled (`node` given) or for a stream that was accepted. Ends in exactly one
+    call of `Network.session_ended`.
+    """
+
+    def __init__(self, network: Network, node: Atom | None) -> None:
+        self.network = network
+        self.node = node
+        self.outgoing = node is not None
+        self.stage = Stage.DIALLING
+        self._flag_bits = 0
+        self.busy = False  # the peer reads slower than we write
+        self.dialling: asyncio.Task[None] | None = None
+        self._loop = network.loop
+        self._stream: Stream | None = None
+        self._machine: Initiator | Acceptor | None = None
+        self._channel: Channel | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_scheduled = False
+        self._gone: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {'to' if self.outgoing else 'from'} {self.node} {self.stage.value}>"
+
+    @property
+    def peer_address(self) -> tuple[str, int] | None:
+        return None if self._stream is None else self._stream.peer_address
+
+    @property
+    def channel(self) -> Channel | None:
+        return self._channel
+
+    # --- The stream's side --------------------------------------------------------------------------------------------
+
+    def attach(self, stream: Stream) -> Session:
+        """The stream is there: the handshake begins. The stream's receiver is this session."""
+        self._stream = stream
+        self._gone = self._loop.create_future()
+        if self.stage is Stage.ENDED:
+            stream.abort()
+            return self
+        self.stage = Stage.HANDSHAKE
+        now = self._loop.time()
+        self._machine = self.network.acceptor(now) if self.node is None else self.network.initiator(self.node, now)
+        self._after_handshake_step()
+        return self
+
+    def data_received(self, data: bytes) -> None:
+        if self.stage is Stage.UP:
+            self._receive_signals(data)
+        elif self.stage is Stage.HANDSHAKE:
+            self._step(self._receive_handshake, data)
+
+    def connection_lost(self, error: NetworkError | None) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        if self.stage is Stage.HANDSHAKE and error is None and self._machine is not None:
+            self._step(self._machine.receive_eof)
+        self.end(error or NetworkError(f"{self._peer_text()} closed the connection"))
+
+    def pause_writing(self) -> None:
+        self.busy = True
+
+    def resume_writing(self) -> None:
+        self.busy = False
+
+    # --- The handshake ------------------------------------------------------------------------------------------------
+
+    def _step(self, step: Any, *args: Any) -> None:
+        """Run one step of the handshake; what the peer does wrong ends the session, after what is left was sent."""
+        try:
+            step(*args)
+        except BeamnodeError as error:
+            self._write_handshake()
+            self.end(error)
+
+    def _receive_handshake(self, data: bytes) -> None:
+        assert self._machine is not None
+        self._machine.receive_data(data, self._loop.time())
+        self._after_handshake_step()
+
+    def _after_handshake_step(self) -> None:
+        machine = self._machine
+        assert machine is not None
+        while self.stage is Stage.HANDSHAKE and (event := machine.next_event()) is not None:
+            self._on_handshake_event(event)
+        if self.stage is Stage.HANDSHAKE:
+            self._write_handshake()
+            self._arm(machine.next_deadline())
+
+    def _on_handshake_event(self, event: StillWanted | Named | PeerNamed | PeerProved | Established) -> None:
+        network = self.network
+        match event:
+            case PeerNamed():
+                assert isinstance(self._machine, Acceptor)
+                network.decide(self, self._machine, event)
+            case PeerProved():
+                if network.may_take_over(self):
+                    self.acknowledge()
+            case StillWanted():
+                assert isinstance(self._machine, Initiator)
+                self._machine.answer_alive(network.still_wanted(self))
+            case Named():
+                raise ProtocolError("the peer gave this node a name, which has one")
+            case Established():
+                self._establish(event)
+
+    def acknowledge(self) -> None:
+        """An accepted peer has proved its cookie and nothing stands in its way: the last frame, and up."""
+        assert isinstance(self._machine, Acceptor)
+        self._machine.acknowledge()
+        self._after_handshake_step()
+
+    def continue_after_replaced(self) -> None:
+        """The old connection of the same peer has ended: this one may go up."""
+        self._step(self.acknowledge)
+
+    def _establish(self, event: Established) -> None:
+        self._write_handshake()
+        self._disarm()
+        now = self._loop.time()
+        self._flag_bits = int(event.flags)
+        self._channel = self.network.channel(event.flags, now)
+        self._machine = None
+        self.stage = Stage.UP
+        if not self.network.session_up(self, event):
+            self.end(ProtocolError("the connection is not wanted any more"))
+            return
+        self._arm(self._channel.next_deadline())
+        if event.unused:
+            self._receive_signals(event.unused)
+
+    def _write_handshake(self) -> None:
+        if self._machine is not None and self._stream is not None:
+            chunks = self._machine.data_to_send()
+            if chunks:
+                self._stream.write(chunks)
+
+    # --- Up -----------------------------------------------------------------------------------------------------------
+
+    def _receive_signals(self, data: bytes) -> None:
+        """The hot path in: every complete frame of one read, then one flush."""
+        channel, node = self._channel, self.node
+        assert channel is not None
+        assert node is not None
+        handlers = self.network.handlers
+        try:
+            channel.receive_data(data, self._loop.time())
+            while (record := channel.next_event()) is not None:
+                handlers[type(record)](node, record)
+        except PeerError as error:
+            self.network.runtime.flush()
+            log.error("closing the connection with %s: %s", node, error)
+            self.end(error)
+        except Exception as error:
+            log.exception("closing the connection with %s: an error of this library", node)
+            self.end(NetworkError(f"an error of this library: {error!r}"))
+        self.network.runtime.flush()
+
+    def send(self, record: Record) -> None:
+        """The hot path out: encode now, write once for all that is sent in this turn of the loop.
+
+        What the peer does not know of, for want of a flag, is dropped; who waits for an answer gets it from
+        `Network.untold`. Errors: EncodeError; nothing was sent then.
+        """
+        channel = self._channel
+        if channel is None or self.stage is not Stage.UP:
+            return
+        assert self.node is not None
+        if type(record) in _ANSWERED and not is_known_to(self._flag_bits, record):
+            self.network.untold(self.node, record)
+            return
+        channel.send(record)
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._write_scheduled = False
+        if self._channel is not None and self._stream is not None:
+            chunks = self._channel.data_to_send()
+            if chunks:
+                self._stream.write(chunks)
+
+    # --- Time ---------------------------------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float | None) -> None:
+        if deadline is None:
+            self._disarm()
+        elif self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._on_deadline)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        machine = self._channel if self.stage is Stage.UP else self._machine
+        if machine is None:
+            return
+        try:
+            machine.handle_deadline(self._loop.time())
+        except NetworkError as error:
+            self.end(error)
+            return
+        if self.stage is Stage.UP:
+            self._write()
+        self._arm(machine.next_deadline())
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    def end(self, cause: BeamnodeError, reason: Any = None, *, abort: bool = False) -> None:
+        """Close, and tell the network once. `reason` is what `nodedown` says; by default that of `cause`."""
+        if self.stage is Stage.ENDED:
+            return
+        was = self.stage
+        self._disarm()
+        if was is Stage.UP and not abort:
+            self._write()
+        self.stage = Stage.ENDED
+        if self.dialling is not None and not self.dialling.done() and self.dialling is not asyncio.current_task():
+            self.dialling.cancel()
+        if self._stream is not None:
+            if abort:
+                self._stream.abort()
+            else:
+                self._stream.close()
+        if reason is None:
+            reason = Atom(getattr(cause, "reason", None) or "connection_closed")
+        self.network.session_ended(self, was, cause, reason)
+
+    async def gone(self) -> None:
+        """Wait until the stream has ended too."""
+        if self._gone is not None:
+            await asyncio.shield(self._gone)
+
+    def _peer_text(self) -> str:
+        if self.node is not None:
+            return str(self.node)
+        return "a peer" if self._stream is None else f"a peer at {self._stream.peer_address[0]}"

@@ -1,0 +1,1 @@
+"""OTP's behaviours, on node/'s public names only."""

@@ -1,0 +1,332 @@
+"""The channel: an established connection without the connection. Bytes to control records, records to bytes, ticks.
+
+    frame -> distribution header (atoms) -> control tuple, payload -> record        and back
+
+What stands before the terms depends on what the two nodes negotiated:
+
+- DIST_HDR_ATOM_CACHE or FRAGMENTS: a header, `131, 68`; without the atom cache it lists no atoms;
+- FRAGMENTS: messages above 64 KiB in pieces, `131, 69` and `131, 70`;
+- neither: `p`, then each term as it is on its own, with its version byte ("pass through").
+
+As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so does
+a term that cannot be decoded. What follows the last term of a message is ignored, again as in OTP.
+
+The four kinds of message to a process take a short cut in both directions (`_write_send` and its neighbours,
+`_read_known`), which must give what the common road gives.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+from typing import Any, Final
+
+from beamnode.errors import EncodeError, PeerError, ProtocolError
+from beamnode.etf import decode, decode_from, encode_into
+from beamnode.etf.terms import Atom, Pid
+from beamnode.limits import DEFAULT_LIMITS, Limits
+from beamnode.wire import fragments
+from beamnode.wire.control import NO_PAYLOAD, Control, Record, RegSend, Send, carries_payload, from_wire, to_wire
+from beamnode.wire.flags import Flag
+from beamnode.wire.fragments import FRAGMENT_BYTES, HEAD_BYTES, Assembler
+from beamnode.wire.frames import LENGTH_BYTES, TICK, FrameReader
+from beamnode.wire.header import EMPTY_TABLE, NORMAL_HEADER, AtomCacheIn, AtomCacheOut
+from beamnode.wire.ticks import Ticker
+
+VERSION: Final = 131
+PASS_THROUGH: Final = 112
+
+_COMPRESSED: Final = b"P"
+_TERMS_BYTES_MAX: Final = 0xFFFFFFFF - (1 << 20)  # what a length can say, less the largest header
+_OWN_CHUNK_BYTES: Final = 16 * 1024  # from here on a message is handed out as it is, not gathered with others
+
+_head: Final = Struct(">IBB").pack  # frame length, version, kind
+
+
+class Channel:
+    """One established connection, from just after the handshake until it is closed.
+
+    `flags` are those that both nodes have. Hand in all that arrives (`receive_data`) and ask for records until there is
+    none (`next_event`); `send` records and write what `data_to_send` gives; call `handle_deadline` at `next_deadline()`.
+    A PeerError from any of them means: close the connection. `net_ticktime` is in seconds, of the clock of `now`.
+    """
+
+    def __init__(
+        self,
+        flags: Flag,
+        *,
+        net_ticktime: float = 60.0,
+        net_tickintensity: int = 4,
+        peer_published: bool | None = None,
+        now: float,
+        strings: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.flags = flags
+        self._flags = int(flags)
+        self._cached = bool(self._flags & Flag.DIST_HDR_ATOM_CACHE)
+        self._fragmented = bool(self._flags & Flag.FRAGMENTS)
+        self._headed = self._cached or self._fragmented
+        self._strings = strings
+        self._limits = limits
+        published = bool(flags & Flag.PUBLISHED) if peer_published is None else peer_published
+        self.ticker = Ticker(net_ticktime, net_tickintensity, peer_published=published, now=now)
+        self._frames = FrameReader(limits)
+        self._cache_in = AtomCacheIn(limits)
+        self._assembler = Assembler(limits)
+        self._broken: PeerError | None = None
+        self._cache_out = AtomCacheOut()
+        self._chunks: list[bytes | bytearray | memoryview] = []
+        self._gathered = bytearray()  # small messages, after the chunks
+        self._chunk_bytes = 0
+        self._sequence_id = 0
+        self._writers = _writers(self._flags) if self._cached else {}
+
+    # --- In -----------------------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
+        """Take bytes from the peer; then call `next_event` until it gives None. Raises only on a channel that is broken."""
+        if self._broken is not None:
+            raise self._broken
+        self.ticker.bytes_in += len(data)
+        self._frames.receive_data(data)
+
+    def next_event(self) -> Record | None:
+        """The next record, decoded only now, or None until more has arrived.
+
+        Raises a PeerError when the peer broke the protocol or a limit; from then on every call does.
+        """
+        if self._broken is not None:
+            raise self._broken
+        try:
+            while (place := self._frames.next_frame()) is not None:
+                self.ticker.packets_in += 1
+                buffer, start, end = place
+                if start == end:
+                    continue  # a tick
+                record = self._read(buffer, start, end) if self._headed else self._read_pass_through(buffer, start, end)
+                if record is not None:
+                    return record
+        except PeerError as error:
+            self._broken = error
+            raise
+        return None
+
+    def _read(self, buffer: bytes, start: int, end: int) -> Record | None:
+        """The record of a frame with a distribution header; None for a fragment that is not its message's last."""
+        kind = buffer[start + 1] if end - start > 1 and buffer[start] == VERSION else None
+        if kind == NORMAL_HEADER:
+            atoms, at = self._read_table(buffer, start + 2, end)
+            return self._read_terms(buffer, at, end, atoms)
+        if kind == fragments.FIRST_FRAGMENT and self._fragmented:
+            return self._read_first_fragment(buffer, start, end)
+        if kind == fragments.NEXT_FRAGMENT and self._fragmented:
+            sequence_id, fragment_id = fragments.read_fragment_head(buffer, start, end)
+            whole = self._assembler.add(sequence_id, fragment_id, buffer[start + HEAD_BYTES : end])
+            return None if whole is None else self._read_payload(*whole)
+        raise ProtocolError(f"a message that does not begin with a distribution header: {buffer[start : start + 2]!r}")
+
+    def _read_table(self, buffer: bytes, at: int, end: int) -> tuple[Any, int]:
+        if not self._cached and buffer[at : min(at + 1, end)] != EMPTY_TABLE:
+            raise ProtocolError("a distribution header with atoms: the atom cache was not negotiated")
+        return self._cache_in.read_table(buffer, at, end)
+
+    def _read_terms(self, buffer: bytes, at: int, end: int, atoms: Any) -> Record:
+        control, at = self._decode(buffer, at, end, atoms)
+        if not carries_payload(control):
+            return from_wire(control)
+        return from_wire(control, self._decode(buffer, at, end, atoms)[0])
+
+    def _read_first_fragment(self, buffer: bytes, start: int, end: int) -> Record | None:
+        sequence_id, fragment_id = fragments.read_fragment_head(buffer, start, end)
+        atoms, at = self._read_table(buffer, start + HEAD_BYTES, end)
+        control, at = self._decode(buffer, at, end, atoms)
+        carries_payload(control)  # an error now rather than after all the fragments
+        begun = (control, atoms)
+        piece = buffer[at:end]
+        if self._assembler.begin(sequence_id, fragment_id, begun, piece, begun_bytes=at - start):
+            return self._read_payload(begun, piece)
+        return None
+
+    def _read_payload(self, begun: tuple[Control, Any], terms: bytes) -> Record:
+        control, atoms = begun
+        if not carries_payload(control):
+            return from_wire(control)
+        return from_wire(control, self._decode(terms, 0, len(terms), atoms)[0])
+
+    def _decode(self, buffer: bytes, at: int, end: int, atoms: Any) -> tuple[Any, int]:
+        """A term that has to end before `end`, and where it does."""
+        if at >= end:
+            raise ProtocolError("a message that lacks a term")
+        term, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
+        if after > end:
+            raise ProtocolError("a term that is longer than its message")
+        return term, after
+
+    def _read_pass_through(self, buffer: bytes, start: int, end: int) -> Record:
+        if buffer[start] != PASS_THROUGH:
+            raise ProtocolError(f"a message with a distribution header, which was not negotiated: {buffer[start]}")
+        control, at = self._decode_versioned(buffer, start + 1, end)
+        if not carries_payload(control):
+            return from_wire(control)
+        return from_wire(control, self._decode_versioned(buffer, at, end)[0])
+
+    def _decode_versioned(self, buffer: bytes, at: int, end: int) -> tuple[Any, int]:
+        if at >= end or buffer[at] != VERSION:
+            raise ProtocolError("a message that lacks a term with its version byte")
+        if buffer[at + 1 : at + 2] == _COMPRESSED:  # what is compressed is the last of its message
+            return decode(buffer[at:end], strings=self._strings, limits=self._limits), end
+        return self._decode(buffer, at + 1, end, ())
+
+    # --- Out ----------------------------------------------------------------------------------------------------------
+
+    def send(self, record: Record) -> None:
+        """Encode a record and queue it for `data_to_send`; one that the peer does not know of is dropped, as OTP does.
+
+        (`control.is_known_to` says beforehand which.) Raises EncodeError for what has no term or is too large for a
+        frame; then nothing is queued and the channel is as it was.
+        """
+        if not self._headed:
+            self._send_pass_through(record)
+            return
+        atoms: dict[Atom, int] | None = {} if self._cached else None
+        writer = self._writers.get(type(record))
+        body = None if writer is None else writer(record, atoms)
+        if body is not None:
+            payload = record.message  # type: ignore[union-attr]
+        else:
+            wire = to_wire(record, self._flags)
+            if wire is None:
+                return
+            control, payload = wire
+            body = bytearray()
+            encode_into(body, control, atoms)
+        control_bytes = len(body)
+        if payload is not NO_PAYLOAD:
+            encode_into(body, payload, atoms)
+        size = len(body)
+        if size > FRAGMENT_BYTES:
+            self._queue_large(body, control_bytes, atoms)
+            return
+        table = self._cache_out.table(atoms) if atoms else EMPTY_TABLE
+        length = 2 + len(table) + size
+        self._gathered += _head(length, VERSION, NORMAL_HEADER)
+        self._gathered += table
+        if size < _OWN_CHUNK_BYTES:
+            self._gathered += body
+        else:
+            self._own_chunk(body)
+        self.ticker.packets_out += 1
+        self.ticker.bytes_out += LENGTH_BYTES + length
+
+    def _queue_large(self, body: bytearray, control_bytes: int, atoms: dict[Atom, int] | None) -> None:
+        """Queue a message of more than 64 KiB: in fragments where they were negotiated. Its bytes are not copied."""
+        pieces = [(1, 0, len(body))]
+        if self._fragmented:
+            pieces = list(fragments.split(control_bytes, len(body)))
+        if pieces[0][2] > _TERMS_BYTES_MAX:
+            raise EncodeError(f"a message of {len(body)} bytes, too large for a frame")
+        table = self._cache_out.table(atoms) if atoms else EMPTY_TABLE
+        if len(pieces) == 1:
+            self._queue_frame(bytes((VERSION, NORMAL_HEADER)) + table, body)
+            return
+        self._sequence_id += 1
+        view = memoryview(body)
+        for fragment_id, begin, end in pieces:
+            kind = fragments.NEXT_FRAGMENT if begin else fragments.FIRST_FRAGMENT
+            head = fragments.fragment_head(kind, self._sequence_id, fragment_id)
+            self._queue_frame(head if begin else head + table, view[begin:end])
+
+    def _send_pass_through(self, record: Record) -> None:
+        wire = to_wire(record, self._flags)
+        if wire is None:
+            return
+        body = bytearray((VERSION,))
+        encode_into(body, wire[0])
+        if wire[1] is not NO_PAYLOAD:
+            body.append(VERSION)
+            encode_into(body, wire[1])
+        if len(body) > _TERMS_BYTES_MAX:
+            raise EncodeError(f"a message of {len(body)} bytes, too large for a frame")
+        self._queue_frame(bytes((PASS_THROUGH,)), body)
+
+    def _queue_frame(self, head: bytes, body: bytearray | memoryview) -> None:
+        length = len(head) + len(body)
+        self._gathered += length.to_bytes(LENGTH_BYTES)
+        self._gathered += head
+        if length < _OWN_CHUNK_BYTES:
+            self._gathered += body
+        else:
+            self._own_chunk(body)
+        self.ticker.packets_out += 1
+        self.ticker.bytes_out += LENGTH_BYTES + length
+
+    def _own_chunk(self, body: bytearray | memoryview) -> None:
+        self._chunks += (self._gathered, body)
+        self._chunk_bytes += len(self._gathered) + len(body)
+        self._gathered = bytearray()
+
+    def data_to_send(self) -> list[bytes | bytearray | memoryview]:
+        """What to write now, in order; the channel forgets it. The chunks are the caller's."""
+        chunks = self._chunks
+        if self._gathered:
+            chunks.append(self._gathered)
+            self._gathered = bytearray()
+        self._chunks = []
+        self._chunk_bytes = 0
+        return chunks
+
+    @property
+    def pending_bytes(self) -> int:
+        """What `data_to_send` would give now."""
+        return self._chunk_bytes + len(self._gathered)
+
+    # --- Time ---------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When to call `handle_deadline`, on the clock of `now`."""
+        return self.ticker.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Queue a tick if one is due: then write `data_to_send`. Raises NetTickTimeout when the peer is silent too long."""
+        if self.ticker.handle_deadline(now):
+            self._gathered += TICK
+            self.ticker.packets_out += 1
+            self.ticker.bytes_out += LENGTH_BYTES
+
+    def set_ticktime(self, net_ticktime: float, net_tickintensity: int, now: float) -> None:
+        """Change the tick time of a live connection (see `Ticker.set_ticktime`)."""
+        self.ticker.set_ticktime(net_ticktime, net_tickintensity, now)
+
+
+# --- The short cut out ------------------------------------------------------------------------------------------------
+
+_pack_send: Final = Struct(">IHBIIIHBIII").pack
+_SEND_SENDER_HEAD: Final = 0x68_03_61_16  # a tuple of 3, its first element 22
+_PID_HEAD: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF
+
+
+def _writers(flags: int) -> dict[type[Any], Any]:
+    """What writes a record's control tuple on the short cut; each gives None when the common road has to."""
+    return {Send: _write_send} if flags & Flag.SEND_SENDER else {}
+
+
+def _write_send(record: Send, atoms: dict[Atom, int]) -> bytearray | None:
+    sender = record.sender
+    if sender is None or record.token is not None or record.priority:
+        return None
+    to = record.to
+    node = sender.node
+    atoms[node] = 0
+    to_index = atoms.setdefault(to.node, 1)
+    try:
+        return bytearray(
+            _pack_send(
+                _SEND_SENDER_HEAD,
+                _PID_HEAD, 0, sender.id, sender.serial, sender.creation,
+                _PID_HEAD, to_index, to.id, to.serial, to.creation,
+            )
+        )
+    except StructError:  # a number that does not fit: the encoder says it better
+        atoms.clear()
+        return None
