@@ -10,9 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from beamnode.testing.peers import OTPS, Epmd, ErlNode, Otp, find_otp, free_port
+
+# How long one example takes says something about the machine, not about the code: pytest-timeout bounds a whole test.
+hypothesis.settings.register_profile("beamnode", parent=hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("beamnode")
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from beamnode.errors import EpmdError, NameTakenError, NodeNameError, NodeNotFound, UsageError
+from beamnode.etf import a
 from beamnode.limits import Limits
-from beamnode.node import epmd as client
 from beamnode.node.epmd import Discovery, Epmd, FixedPort, NodePort, StaticPorts
 from beamnode.node.epmd_ask import addresses_of_text, port_of
 from beamnode.node.epmd_server import EpmdServer, open_listeners
@@ -89,20 +89,10 @@ def test_an_erlang_node_is_found_and_its_name_is_taken(epmd: peers.Epmd, start_p
         with pytest.raises(NameTakenError):
             await Epmd(epmd.port).register("erl", "127.0.0.1", 1)
         registration = await Epmd(epmd.port).register("py", "127.0.0.1", 4242)
-        assert await asyncio.to_thread(node.eval, 'erl_epmd:port_please("py", {127,0,0,1})') == (
-            client_atom("port"),
-            4242,
-            6,
-        )
+        assert await asyncio.to_thread(node.eval, 'erl_epmd:port_please("py", {127,0,0,1})') == (a.port, 4242, 6)
         await registration.close()
 
     asyncio.run(run())
-
-
-def client_atom(name: str) -> Any:
-    from beamnode.etf import Atom
-
-    return Atom(name)
 
 
 def test_when_epmd_restarts_the_node_registers_again(
@@ -180,7 +170,7 @@ def test_what_is_missing_is_said() -> None:
                 await ours.resolve("a", "localhost")
         with pytest.raises(NodeNotFound, match=f"no epmd answers at 127.0.0.1 port {nobody.port}"):
             await nobody.port_please("a", "127.0.0.1")
-        with pytest.raises(NodeNotFound, match="no such host: 'host.invalid'"):
+        with pytest.raises(NodeNotFound, match=r"no such host: 'host\.invalid'"):
             await ours.port_please("a", "host.invalid")
         for host in ("a" * 70 + ".invalid", "a..b", ""):
             with pytest.raises((NodeNotFound, EpmdError)):
@@ -313,7 +303,7 @@ def test_the_pauses_between_attempts_grow_and_stay_below_a_bound(monkeypatch: py
             pauses.append(seconds)
             await real_sleep(0)
 
-        monkeypatch.setattr(client.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
         server.close()
         await server.wait_closed()
         while len(pauses) < 8:

@@ -330,5 +330,5 @@ def test_wait_for_gives_up() -> None:
 
 
 def test_epmd_on_a_taken_port(otp: Otp) -> None:
-    with Epmd(otp) as epmd, pytest.raises(PeerDied, match=f"port {epmd.port} taken"):
+    with Epmd(otp) as epmd, pytest.raises(PeerDied, match=f"port {epmd.port} is taken"):
         Epmd(otp, epmd.port)

@@ -1,7 +1,7 @@
 """Who is who: the pids and references that one node hands out under one creation.
 
-The uniqueness comes from the creation (a number that a node gets anew at each start, from epmd) and from counters that never
-go back. Source: `erl_ext_dist`, NEW_PID_EXT and NEWER_REFERENCE_EXT.
+The uniqueness comes from the creation (a number that a node gets anew at each start, from epmd) and from counters that
+never go back. Source: `erl_ext_dist`, NEW_PID_EXT and NEWER_REFERENCE_EXT.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _WORD_MASK = (1 << 32) - 1
 class Identities:
     """Hands out pids and references for `node` under `creation`.
 
-    2^60 pids (28 bits of id, 32 of serial) and 2^82 references are made before one comes again. After a restart of the node
-    call `renew`: what was handed out before stays recognisable as ours (`is_ours`).
+    2^60 pids (28 bits of id, 32 of serial) and 2^82 references are made before one comes again. After a restart of the
+    node call `renew`: what was handed out before stays recognisable as ours (`is_ours`).
     """
 
     __slots__ = ("_creations", "_pids", "_references", "creation", "node")

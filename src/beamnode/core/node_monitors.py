@@ -1,4 +1,7 @@
-"""Who is told of nodes that come and go: `erlang:monitor_node/2` and `net_kernel:monitor_nodes/2`. Local to each node."""
+"""Who is told of nodes that come and go. Local to each node.
+
+Source: `erlang:monitor_node/2`, `net_kernel:monitor_nodes/2`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ HIDDEN = a.hidden
 class Subscription:
     """One `monitor_nodes(True, ...)`: which nodes, and what to say about them.
 
-    Without any option the messages are `{nodeup, Node}` and `{nodedown, Node}`; with one they carry a map as third element.
+    Without any option the messages are `{nodeup, Node}` and `{nodedown, Node}`; with one they carry a map as third
+    element.
     """
 
     node_type: Atom = VISIBLE  # visible, hidden or all
@@ -34,7 +38,7 @@ class Subscription:
 
 
 class NodeMonitors:
-    """The subscriptions of one node's processes. Messages go out in the order of subscribing, nodedown after all ties broke."""
+    """The subscriptions of one node's processes. Messages go out in the order of subscribing."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals

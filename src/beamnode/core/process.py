@@ -1,4 +1,4 @@
-"""What a process is, to the rules: a mailbox, and what it is tied to. Its body (a coroutine, a thread) lives in node/."""
+"""What a process is, to the rules: a mailbox, and what it is tied to. Its body (code that runs) lives in node/."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Monitor:
 
 
 class Watcher:
-    """A monitor that somebody (`pid`, here or elsewhere) holds on a process, by its pid or by its registered `target`."""
+    """A monitor that `pid`, here or elsewhere, holds on a process: by its pid or its registered name (`target`)."""
 
     __slots__ = ("pid", "target")
 

@@ -1,16 +1,17 @@
 """The rules of signals: links, monitors, aliases, names, exits, for one node; local and remote follow the same ones.
 
-Calls change the tables at once and leave what must happen outside in three lists, which the driver empties after each call or
-batch of calls:
+Calls change the tables at once and leave what must happen outside in three lists, which the driver empties after each
+call or batch of calls:
 
 - `outgoing`: (node, control record) to transmit, in order. Signals from one process to another keep their order.
 - `ready`: processes whose body waits and whose mailbox got something.
 - `ended`: processes whose end has been decided: their bodies must be stopped.
 
-A remote tie is kept on our side only (`Process.links`, `.monitors`, `.watchers`) and indexed by node (`_Ties`), so that a lost
-connection breaks each of them exactly once.
+A remote tie is kept on our side only (`Process.links`, `.monitors`, `.watchers`) and indexed by node (`_Ties`), so
+that a lost connection breaks each of them exactly once.
 
-Sources: `erlang` (link/1, monitor/3, alias/1, exit/2), `ref_man_processes` (signals), `erl_dist_protocol` (link protocol).
+Sources: `erlang` (link/1, monitor/3, alias/1, exit/2), `ref_man_processes` (signals), `erl_dist_protocol` (link
+protocol).
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Signals:
     # --- Links --------------------------------------------------------------------------------------------------------
 
     def link(self, process: Process, pid: Pid) -> None:
-        """Tie `process` and `pid` together. A local pid that is gone: NoProcessError, or `{'EXIT', pid, noproc}` if trapping."""
+        """Tie `process` and `pid`. A local pid that is gone: NoProcessError, or `{'EXIT', pid, noproc}` if trapping."""
         if pid == process.pid:
             return
         entry = process.links.get(pid)
@@ -169,7 +170,7 @@ class Signals:
             raise NoProcessError(f"{pid!r} has ended: there is nothing to link to")
 
     def unlink(self, process: Process, pid: Pid) -> None:
-        """Once this returns the link has no effect on `process` any more; an `EXIT` message may be in its mailbox already."""
+        """From now on the link has no effect on `process`; an `EXIT` message may be in its mailbox already."""
         entry = process.links.get(pid)
         if entry is None or not entry.active:
             return
@@ -218,7 +219,7 @@ class Signals:
     def monitor(
         self, process: Process, target: Target, *, alias: AliasKind | None = None, tag: Any = a.DOWN
     ) -> Reference:
-        """Watch a pid, a local name or `(name, node)`; `{tag, Reference, process, Object, Reason}` tells of its end, once."""
+        """Watch a pid, a local name or `(name, node)`: `{tag, Reference, process, Object, Reason}`, once."""
         reference = self.identities.next_reference()
         watched, node = self._resolve_target(target)
         entry = Monitor(watched, node, tag)
@@ -353,7 +354,7 @@ class Signals:
             self.end(process, reason)
 
     def _link_broken(self, process: Process, sender: Pid, reason: Any) -> None:
-        """What the end of a linked process does: as above, but `kill` is a reason like others, and `normal` harmless."""
+        """What the end of a linked process does: as above, but `kill` is a reason like others."""
         if process.trap_exit:
             self.deliver(process, (a.EXIT, sender, reason))
         elif reason is not a.normal:

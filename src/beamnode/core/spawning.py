@@ -27,8 +27,8 @@ class Pending:
 class Spawning:
     """Both directions of spawning for one node.
 
-    `requests` are (node, record) that the driver must answer with `accept` or `refuse`; `answered` are (waiter, result, ref)
-    of our own requests: a pid, or the atom that says why not.
+    `requests` are (node, record) that the driver must answer with `accept` or `refuse`; `answered` are (waiter,
+    result, ref) of our own requests: a pid, or the atom that says why not.
     """
 
     def __init__(self, signals: Signals) -> None:

@@ -11,9 +11,12 @@ from beamnode.etf import codec_python, tags
 from beamnode.etf.leaves_python import TermLimitExceeded
 from beamnode.limits import DEFAULT_LIMITS, Limits
 
-implementation: Final = "python"  # which kernel: "python"
-encode_into = codec_python.encode_into
-decode_from = codec_python.decode_from
+# The kernels that this installation has, the one to use last; the tests run on each.
+KERNELS: Final = {"python": codec_python}
+
+implementation, _kernel = list(KERNELS.items())[-1]
+encode_into = _kernel.encode_into
+decode_from = _kernel.decode_from
 
 _u32: Final = struct.Struct(">I")
 

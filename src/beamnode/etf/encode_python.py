@@ -8,6 +8,7 @@ nothing (None), write these bytes, or fill in the size of the fun that began at 
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -153,8 +154,8 @@ def _place(stack: list[Opened], iterator: Iterator[Any]) -> str:
         state: tuple[Any, ...] = each.__reduce__()  # type: ignore[assignment]
         elements, index = state[1][0], state[2]
         if type(elements) is list:
-            key = elements[(index - 1) & ~1]
-            steps.append(f"[{key!r:.40}]" if index % 2 == 0 else f"[the key {key!r:.40}]")
+            key = reprlib.repr(elements[(index - 1) & ~1])
+            steps.append(f"[{key}]" if index % 2 == 0 else f"[the key {key}]")
         else:
             steps.append(f"[{index - 1}]")
     return ", at " + "".join(steps)
@@ -186,7 +187,7 @@ def _append_atom(out: bytearray, atom: Atom, atoms: AtomTable | None) -> None:
     Also for the atoms inside pids, references, ports and funs: real nodes send references there.
     """
     if type(atom) is not Atom:
-        raise EncodeError(f"{atom!r} where an Atom must stand (a node, module, function or field name)")
+        raise EncodeError(f"{reprlib.repr(atom)} where an Atom must stand (a node, module, function or field name)")
     if atoms is not None:
         index = atoms.get(atom)
         if index is not None:
@@ -259,7 +260,9 @@ def _encode_str(out: bytearray, value: str, _atoms: AtomTable | None) -> None:
 def _encode_bit_string(out: bytearray, value: BitString, _atoms: AtomTable | None) -> None:
     data, bits = value.data, value.bits
     if not data or not 1 <= bits <= 7:
-        raise EncodeError(f"{value!r}: of its last byte 1 to 7 bits count (a whole number of bytes is `bytes`)")
+        raise EncodeError(
+            f"a BitString of {len(data)} bytes and {bits} bits in the last: 1 to 7 bits of a last byte count"
+        )
     out += _pack_length(tags.BIT_BINARY_EXT, len(data))
     out.append(bits)
     out += data
@@ -321,7 +324,7 @@ def _encode_reference(out: bytearray, reference: Reference, atoms: AtomTable | N
 
 def _encode_export(out: bytearray, export: Export, atoms: AtomTable | None) -> None:
     if not 0 <= export.arity <= tags.ARITY_MAX:
-        raise EncodeError(f"{export!r}: an arity is 0 to {tags.ARITY_MAX}")
+        raise EncodeError(f"an Export of arity {export.arity}: an arity is 0 to {tags.ARITY_MAX}")
     out.append(tags.EXPORT_EXT)
     _append_atom(out, export.module, atoms)
     _append_atom(out, export.function, atoms)
@@ -332,7 +335,7 @@ def _encode_fun(out: bytearray, fun: Fun, atoms: AtomTable | None) -> Opened:
     if len(fun.free) > tags.FREE_VARIABLES_MAX:
         raise EncodeError(f"a Fun with {len(fun.free)} free variables; OTP allows {tags.FREE_VARIABLES_MAX}")
     if type(fun.uniq) is not bytes or len(fun.uniq) != 16 or type(fun.pid) is not Pid:
-        raise EncodeError(f"{fun!r}: `uniq` must be 16 bytes and `pid` a Pid")
+        raise EncodeError("the `uniq` of a Fun must be 16 bytes and its `pid` a Pid")
     start = len(out) + 1
     out += _pack_fun(tags.NEW_FUN_EXT, 0, fun.arity, fun.uniq, fun.index, len(fun.free))
     _append_atom(out, fun.module, atoms)
@@ -344,7 +347,7 @@ def _encode_fun(out: bytearray, fun: Fun, atoms: AtomTable | None) -> Opened:
 
 def _encode_native_record(out: bytearray, record: NativeRecord, atoms: AtomTable | None) -> Opened:
     if len({name for name, _ in record.fields}) != len(record.fields):
-        raise EncodeError(f"{record!r}: a field name comes twice")
+        raise EncodeError(f"a field name comes twice in a NativeRecord {record.name}")
     out += struct.pack(">BIB", tags.NATIVE_RECORD_EXT, len(record.fields), bool(record.exported))
     _append_atom(out, record.module, atoms)
     _append_atom(out, record.name, atoms)

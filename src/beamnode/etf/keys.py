@@ -35,6 +35,9 @@ class HashableList(list[Any]):
     def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:  # without the hash, which another Python process would not find the same
+        return (HashableList, (list(self),))
+
 
 class HashableDict(dict[Any, Any]):
     """A map inside a map key. Never change it after it is made: its hash is taken then, from the inside out."""
@@ -47,6 +50,9 @@ class HashableDict(dict[Any, Any]):
 
     def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (HashableDict, (dict(self),))
 
 
 class ExactKey:

@@ -70,7 +70,7 @@ class Atom:
 
 
 class _Atoms:
-    """`a.ok` is `Atom("ok")`, `a["x@host"]` is `Atom("x@host")`; the dotted form works as a value pattern in `match`."""
+    """`a.ok` is `Atom("ok")`, `a["x@host"]` is `Atom("x@host")`; the dotted form is a value pattern in `match`."""
 
     def __getattr__(self, name: str) -> Atom:
         if name.startswith("__") and name.endswith("__"):
@@ -186,6 +186,9 @@ class _Value:
         except AttributeError:  # taken once: the decoder makes keys from the inside out, and so never hashes deep
             self._hash = hash((type(self), self._fields()))
             return self._hash
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:  # without the hash, which is one Python process's own
+        return None, {name: getattr(self, name) for name in self.__slots__}
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)

@@ -1,7 +1,7 @@
 """Process bodies: what runs a process. A coroutine on the node's loop, a function in a thread, or a block of user code.
 
-A body waits for messages (`waiting`), is woken once for all that arrived, and is stopped when the rules in core have ended
-its process. What a body raises decides what its process ends with.
+A body waits for messages (`waiting`), is woken once for all that arrived, and is stopped when the rules in core have
+ended its process. What a body raises decides what its process ends with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("beamnode.process")
 
-# After so many messages taken without waiting a coroutine lets the others run: no await suspends while messages are there.
+# After so many messages taken without waiting a coroutine lets the others run: no await suspends while messages are
+# there.
 MESSAGES_PER_TURN = 500
 
 
@@ -53,16 +54,19 @@ class Body(ABC):
 
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
-        process = self.process
         if error is None:
             reason: Any = a.normal
         elif isinstance(error, asyncio.CancelledError):
             reason = a.cancelled
         else:
             reason = reason_of(error)
-        if process.alive and error is not None and isinstance(error, Exception) and not isinstance(error, ProcessExit):
-            log.error("%r (%s) crashed: %r", process, describe_call(process), error, exc_info=error)
-        self.runtime.end(process, reason)
+            if self.process.alive and not isinstance(error, ProcessExit):
+                self.log_crash(error)
+        self.runtime.end(self.process, reason)
+
+    def log_crash(self, error: BaseException) -> None:
+        """Nobody else may hear of it: spawned code has no caller."""
+        log.error("%r (%s) crashed: %r", self.process, describe_call(self.process), error, exc_info=error)
 
 
 class LoopBody(Body):
@@ -159,6 +163,9 @@ class BlockBody(LoopBody):
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
         self._stopped = False
+
+    def log_crash(self, error: BaseException) -> None:
+        """The exception goes on to whoever wrote `async with`."""
 
     def stop(self) -> None:
         """Cancels the user's task; `Node.__aexit__` turns that into ProcessExit."""

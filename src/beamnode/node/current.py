@@ -1,7 +1,7 @@
 """The current process: the one ambient thing of the library. It is what `self()` answers.
 
-It follows the context: an `async with Node(...)` body, a spawned coroutine or thread, and whatever tasks and threads they
-start with a copy of their context (`asyncio.create_task`, `asyncio.to_thread`).
+It follows the context: an `async with Node(...)` body, a spawned coroutine or thread, and whatever tasks and threads
+they start with a copy of their context (`asyncio.create_task`, `asyncio.to_thread`).
 """
 
 from __future__ import annotations

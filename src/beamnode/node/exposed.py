@@ -1,7 +1,7 @@
 """What a peer may start here: the functions that were exposed, and nothing else.
 
-Nodes of one Python process are no strangers to each other: a spawn between them carries a proof that it comes from the same
-process, which could have called the function itself.
+Nodes of one Python process are no strangers to each other: a spawn between them carries a proof that it comes from the
+same process, which could have called the function itself.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def remote_call(node: Atom, function: Callable[..., Any], args: tuple[Any, ...])
     module, name = import_path(function)
     if loaded(module, name) is not function:
         raise SpawnError(
-            f"{module}.{name} cannot be found by its name, so no other node can either: define it at the top level of a "
-            "module (no lambda, no inner function)"
+            f"{module}.{name} cannot be found by its name, so no other node can either: define it at the top level of "
+            "a module (no lambda, no inner function)"
         )
     return SPAWN_MODULE, SPAWN_FUNCTION, [Atom(module), Atom(name), list(args), proof_of(node, module, name)]
 

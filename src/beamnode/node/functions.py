@@ -1,7 +1,7 @@
 """The free functions: what a process does, named as in Erlang. They act on the current process.
 
-They may be called from any thread that runs on behalf of a process (a spawned `def`, `asyncio.to_thread` inside a spawned
-`async def`); from another thread than the node's loop they wait for the loop.
+They may be called from any thread that runs on behalf of a process (a spawned `def`, `asyncio.to_thread` inside a
+spawned `async def`); from another thread than the node's loop they wait for the loop.
 
 Source: the module `erlang`.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any
 
 from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
@@ -24,7 +24,7 @@ Name = Atom | str
 Destination = Pid | Reference | Name | tuple[Name, Name]
 
 
-def self() -> Pid:  # noqa: PLW0642 Erlang's name
+def self() -> Pid:
     """The pid of the current process. Errors: NotAliveError where no process is current."""
     return current_body().process.pid
 
@@ -32,8 +32,8 @@ def self() -> Pid:  # noqa: PLW0642 Erlang's name
 def send(to: Destination, message: Any) -> Any:
     """Send `message` to a pid, an alias, a registered name, or `(name, node)`; it is also the result.
 
-    Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to. Within
-    this node the message itself is handed over, not a copy: do not change it afterwards.
+    Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to.
+    Within this node the message itself is handed over, not a copy: do not change it afterwards.
 
     Errors: EncodeError for a message that has no term, when it must travel.
     """
@@ -49,8 +49,8 @@ def send(to: Destination, message: Any) -> Any:
 def receive(match: Match | None = None, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
     """Await the next message, or with `match` (a function of a message) the first for which it is true.
 
-    `timeout` is in seconds; TimeoutError when no message came. Messages that do not match stay where they are. In a process
-    that is a thread use `beamnode.sync.receive`, which has the same arguments and blocks.
+    `timeout` is in seconds; TimeoutError when no message came. Messages that do not match stay where they are. In a
+    process that is a thread use `beamnode.sync.receive`, which has the same arguments and blocks.
     """
     body = current_body()
     if isinstance(body, LoopBody) and body.runtime.on_its_loop():
@@ -100,8 +100,8 @@ def spawn_monitor(function: Callable[..., Any], *args: Any) -> tuple[Pid, Refere
 def link(pid: Pid) -> None:
     """Tie the current process and `pid`: when one ends, the other gets an exit signal with the reason.
 
-    Errors: NoProcessError for a local pid that has ended (trapping exits: an `EXIT` message with `noproc` instead, as for
-    remote pids).
+    Errors: NoProcessError for a local pid that has ended (trapping exits: an `EXIT` message with `noproc` instead, as
+    for remote pids).
     """
     _check_pid(pid)
     _act(lambda runtime, process: runtime.signals.link(process, pid))
@@ -116,9 +116,9 @@ def unlink(pid: Pid) -> None:
 def monitor(target: Destination, *, alias: AliasKind | str | None = None, tag: Any = a.DOWN) -> Reference:
     """Watch a pid, a name or `(name, node)`.
 
-    One message `(a.DOWN, reference, a.process, pid_or_name_and_node, reason)` tells of its end; at once with `noproc` when
-    there is no such process, with `noconnection` when its node is lost. With `alias` ("explicit_unalias", "demonitor" or
-    "reply_demonitor") the reference also is an alias of the current process; `tag` replaces `DOWN`.
+    One message `(a.DOWN, reference, a.process, pid_or_name_and_node, reason)` tells of its end; at once with `noproc`
+    when there is no such process, with `noconnection` when its node is lost. With `alias` ("explicit_unalias",
+    "demonitor" or "reply_demonitor") the reference also is an alias of the current process; `tag` replaces `DOWN`.
     """
     watched: Target
     if isinstance(target, tuple):
@@ -140,7 +140,7 @@ def demonitor(reference: Reference, *, flush: bool = False) -> bool:
     return done
 
 
-def exit(*args: Any) -> NoReturn | None:  # noqa: A001 Erlang's name
+def exit(*args: Any) -> None:
     """`exit(reason)` ends the current process; `exit(pid, reason)` sends an exit signal to another.
 
     The first form raises ProcessExit: let it pass. `exit(pid, a.kill)` cannot be trapped.
@@ -152,7 +152,7 @@ def exit(*args: Any) -> NoReturn | None:  # noqa: A001 Erlang's name
     body = current_body()
     _act(lambda runtime, process: runtime.signals.exit(process.pid, pid, reason))
     body.check_alive()
-    return None
+    return
 
 
 def register(name: Name, pid: Pid) -> None:

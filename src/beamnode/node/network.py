@@ -1,7 +1,7 @@
-"""The node among nodes: the table of connections, who dials and who is accepted, and what happens when one comes or goes.
+"""The node among nodes: the table of connections, who dials, who is accepted, what follows when one comes or goes.
 
-Signals leave through `transmit`: to a node that is up at once; to one that is not, the signal waits in the table while a
-connection is made for it, unless the policy says no. Core is told of every connection that ends, exactly once.
+Signals leave through `transmit`: to a node that is up at once; to one that is not, the signal waits in the table while
+a connection is made for it, unless the policy says no. Core is told of every connection that ends, exactly once.
 
 Source: net_kernel.erl; its rules are in `core.connections`.
 """

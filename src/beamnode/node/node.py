@@ -50,16 +50,16 @@ class Service:
 class Node:
     """A node of Erlang's distribution.
 
-    `name` is `alive@host` (or `alive`, completed with this machine's short host name): with a dotted host or an address it
-    is a long name. All times are in seconds.
+    `name` is `alive@host` (or `alive`, completed with this machine's short host name): with a dotted host or an
+    address it is a long name. All times are in seconds.
 
     - `cookie`: the cluster's secret; default: `~/.erlang.cookie`, made with mode 0400 where there is none.
     - `hidden`: connect without becoming part of the mesh; others list this node as hidden.
     - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`.
     - `discovery`: how nodes find each other: `Epmd(...)` (started by itself where none runs), `FixedPort(9100)`,
       `StaticPorts({...})`.
-    - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or spawn
-      that names a node connects to it.
+    - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or
+      spawn that names a node connects to it.
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
@@ -135,7 +135,7 @@ class Node:
 
     @property
     def long_names(self) -> bool:
-        """Whether this node lives among long names (`db@db.example.org`) or short ones (`db@db`); they cannot be mixed."""
+        """Whether it lives among long names (`db@db.example.org`) or short ones (`db@db`); they cannot be mixed."""
         return self._parsed.long
 
     @property
@@ -284,7 +284,7 @@ class Node:
     # --- Others -------------------------------------------------------------------------------------------------------
 
     def list(self, kind: str = "visible") -> list[Atom]:
-        """The nodes this one is connected with: "visible", "hidden" or "connected" (both); "this"; "known" (all of them)."""
+        """The nodes it is connected with: "visible", "hidden" or "connected" (both); or "this"; or "known" (all)."""
         network = self._network
         if kind == "this":
             return [self._name]
@@ -300,8 +300,8 @@ class Node:
     async def connect(self, node: Name) -> bool | None:
         """Connect to `node`: True if it is connected now, False if not, None when this node is stopped.
 
-        Why not, is logged (a wrong cookie as an error), and `connect_error` tells it. Errors: NodeNameError for a name that
-        cannot be a node of this cluster (malformed; a short name from a long one or the other way round).
+        Why not, is logged (a wrong cookie as an error), and `connect_error` tells it. Errors: NodeNameError for a name
+        that cannot be a node of this cluster (malformed; a short name from a long one or the other way round).
         """
         atom = self._checked_name(node)
         if self._network is None:
@@ -375,7 +375,7 @@ class Node:
     # --- Processes ----------------------------------------------------------------------------------------------------
 
     async def spawn(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> Pid:
-        """Start a process on `node`: `spawn(node, "module", "function", [args])`, or a Python function with its arguments.
+        """Start a process on `node`: `spawn(node, "module", "function", [args])`, or a Python function.
 
         A Python function must be exposed on the other node (`expose`), unless that node lives in this Python process.
         Errors: SpawnError when the node cannot be reached or refuses.
@@ -416,7 +416,7 @@ class Node:
     def expose(
         self, function: Callable[..., Any], *, module: Name | None = None, name: Name | None = None
     ) -> Callable[..., Any]:
-        """Let peers start `function` as `module:name` (default: its own import path). Returns it: use it as a decorator."""
+        """Let peers start `function` as `module:name` (default: its import path). It is also a decorator."""
         self._exposed.expose(function, module, name)
         return function
 

@@ -1,8 +1,8 @@
 """The runtime of one node: it carries out what core decided.
 
-Core's tables are changed by calls; `flush` then empties its lists: records go to `transmit`, waiting bodies are woken (once
-for all that arrived), bodies of ended processes are stopped, spawn requests are answered. Everything runs on the node's
-event loop; other threads come in through `on_loop`.
+Core's tables are changed by calls; `flush` then empties its lists: records go to `transmit`, waiting bodies are woken
+(once for all that arrived), bodies of ended processes are stopped, spawn requests are answered. Everything runs on the
+node's event loop; other threads come in through `on_loop`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One connection, or one attempt at it, over one stream: first a handshake machine drives it, then a channel.
 
-The session moves bytes, deadlines and events between its stream and its machine. What they mean for the node, it asks of
-and tells to the network (`network.py`), whose table of connections knows it as an owner.
+The session moves bytes, deadlines and events between its stream and its machine. What they mean for the node, it asks
+of and tells to the network (`network.py`), whose table of connections knows it as an owner.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ class Session:
                     self.acknowledge()
             case StillWanted():
                 assert isinstance(self._machine, Initiator)
-                self._machine.answer_alive(network.still_wanted(self))
+                wanted = network.still_wanted(self)
+                self._machine.answer_alive(wanted)
+                if not wanted:
+                    raise NetworkError("this attempt was given up for one of the peer's own")
             case Named():
                 raise ProtocolError("the peer gave this node a name, which has one")
             case Established():

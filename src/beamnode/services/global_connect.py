@@ -173,8 +173,14 @@ class Connector:
         self._restart(node, self._tag(node))
 
     def init_connect_ack(self, node: Atom, my_tag: Any, his_tag: Any) -> None:
-        """`{init_connect_ack, Node, HisMyTag, HisHisTag}`: begin anew unless both sides mean the same two tags."""
-        session = self._sessions.get(node, Session())
+        """`{init_connect_ack, Node, HisMyTag, HisHisTag}`: begin anew unless both sides mean the same two tags.
+
+        A late one, whose session has been ended by `in_sync` meanwhile, means nothing. (OTP 26 and later drop the names
+        of `node` then, though it is a member already.)
+        """
+        session = self._sessions.get(node)
+        if session is None or session.my_tag is None:
+            return
         if (session.my_tag, session.his_tag) != (my_tag, his_tag):
             self._send_cancel(node, his_tag)
             self._restart(node, session.my_tag)
@@ -189,9 +195,10 @@ class Connector:
         self._cancel(node, tag)
         self._sessions.pop(node, None)
         self.known.pending.pop(node, None)
-        # The connection stays up, so no DOWN tells of what that node holds here.
-        self._locks.node_gone(node)
-        self._names.node_gone(node)
+        if node not in self.known.versions:
+            # The connection stays up, so no DOWN tells of what that node holds here.
+            self._locks.node_gone(node)
+            self._names.node_gone(node)
         if tag is not None:
             self.nodeup(node)
 

@@ -89,8 +89,14 @@ class Partitions:
             self._remove(target, "requested disconnect from")
 
     def remove_connection(self, node: Atom) -> None:
-        """`{remove_connection, Node}`: a node wants to be rid of us."""
-        if self._known.is_potentially_known(node):
+        """`{remove_connection, Node}`: a node wants to be rid of us.
+
+        When we have asked it for the same thing (two links broke at once), neither side knows the other any more and
+        OTP leaves their connection up. Here it is closed: both want it, and both will tell nobody.
+        """
+        if node in self._known.removing and node in self._known.connection_ids:
+            self._outbox.put(Disconnect(node))
+        elif self._known.is_potentially_known(node):
             self._outbox.put(Disconnect(node))
             self._remove(node, "disconnected")
 

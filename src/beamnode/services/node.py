@@ -27,9 +27,7 @@ class Node(BareNode):
         if not await self.connect(node):
             return a.pang
         try:
-            answer = await self.run_process(
-                gen.call, ("net_kernel", node), gen.CALL, (a.is_auth, self.name), None
-            )
+            answer = await self.run_process(gen.call, ("net_kernel", node), gen.CALL, (a.is_auth, self.name), None)
         except ProcessExit:
             answer = None
         if answer is a.yes:

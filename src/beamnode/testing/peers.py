@@ -6,7 +6,8 @@
         node.eval("is_process_alive(P)")  # True
 
 All of it blocks: in a test with an event loop call it through `asyncio.to_thread`. A peer lives in a session of its own
-(Ctrl-C does not reach it) and halts when this Python process ends, however it ends.
+(Ctrl-C does not reach it) and ends with this Python process; when that is killed, a node notices and halts, but an epmd
+or a suspended node cannot, and stays.
 
 A release that is missing is an error (`PeerMissing`), never a reason to skip a test. `scripts/make-peers` makes them.
 """
@@ -83,6 +84,13 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.create_server((host, 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+def _assert_free(port: int) -> None:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise PeerDied(f"epmd cannot listen: port {port} is taken") from error
 
 
 # --- Installations ----------------------------------------------------------------------------------------------------
@@ -178,7 +186,8 @@ class Epmd:
     """OTP's epmd, on loopback and a port of its own, until `stop`. `relaxed` lets `erl_call` and tests command it."""
 
     def __init__(self, otp: Otp, port: int | None = None, relaxed: bool = True) -> None:
-        self.port = port or free_port()
+        self.port = free_port() if port is None else port
+        _assert_free(self.port)  # another epmd there would answer in our place
         command = [*otp.command("epmd"), "-address", "127.0.0.1", "-port", str(self.port)]
         if relaxed:
             command.append("-relaxed_command_check")
@@ -199,7 +208,7 @@ class Epmd:
 
     def _answers(self) -> bool:
         if self._process.poll() is not None:
-            raise PeerDied(f"epmd ended with status {self._process.returncode}: is port {self.port} taken?")
+            raise PeerDied(f"epmd ended with status {self._process.returncode}; was port {self.port} taken meanwhile?")
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:

@@ -17,16 +17,27 @@ The four kinds of message to a process take a short cut in both directions (`_wr
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable, Sequence
 from struct import Struct
-from struct import error as StructError
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from beamnode.errors import EncodeError, PeerError, ProtocolError
 from beamnode.etf import decode, decode_from, encode_into
-from beamnode.etf.terms import Atom, Pid
+from beamnode.etf.terms import Atom, Pid, Reference
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire import fragments
-from beamnode.wire.control import NO_PAYLOAD, Control, Record, RegSend, Send, carries_payload, from_wire, to_wire
+from beamnode.wire.control import (
+    NO_PAYLOAD,
+    AliasSend,
+    Control,
+    Record,
+    RegSend,
+    Send,
+    carries_payload,
+    from_wire,
+    to_wire,
+)
 from beamnode.wire.flags import Flag
 from beamnode.wire.fragments import FRAGMENT_BYTES, HEAD_BYTES, Assembler
 from beamnode.wire.frames import LENGTH_BYTES, TICK, FrameReader
@@ -37,6 +48,7 @@ VERSION: Final = 131
 PASS_THROUGH: Final = 112
 
 _COMPRESSED: Final = b"P"
+_EMPTY: Final = Atom("")
 _TERMS_BYTES_MAX: Final = 0xFFFFFFFF - (1 << 20)  # what a length can say, less the largest header
 _OWN_CHUNK_BYTES: Final = 16 * 1024  # from here on a message is handed out as it is, not gathered with others
 
@@ -132,6 +144,20 @@ class Channel:
         return self._cache_in.read_table(buffer, at, end)
 
     def _read_terms(self, buffer: bytes, at: int, end: int, atoms: Any) -> Record:
+        reader = _READERS.get(buffer[at : at + 4])
+        if reader is not None:
+            try:
+                short = reader(buffer, at, atoms)
+            except (struct.error, IndexError):
+                short = None  # cut short, or an atom that is not there: let the common road tell
+            if short is not None:
+                record, after = short
+                if after < end:
+                    record.message, after = decode_from(
+                        buffer, after, atoms, strings=self._strings, limits=self._limits
+                    )
+                    if after <= end:
+                        return record
         control, at = self._decode(buffer, at, end, atoms)
         if not carries_payload(control):
             return from_wire(control)
@@ -191,7 +217,12 @@ class Channel:
             return
         atoms: dict[Atom, int] | None = {} if self._cached else None
         writer = self._writers.get(type(record))
-        body = None if writer is None else writer(record, atoms)
+        body = None
+        if writer is not None:
+            try:
+                body = writer(record, atoms)
+            except struct.error:  # a number that does not fit its field: the encoder tells which
+                atoms.clear()
         if body is not None:
             payload = record.message  # type: ignore[union-attr]
         else:
@@ -299,34 +330,125 @@ class Channel:
         self.ticker.set_ticktime(net_ticktime, net_tickintensity, now)
 
 
-# --- The short cut out ------------------------------------------------------------------------------------------------
+# --- Short cuts -------------------------------------------------------------------------------------------------------
+# The control tuples of messages, as OTP writes them with an atom cache: pids by NEW_PID_EXT, atoms by ATOM_CACHE_REF.
+# Then all of a tuple but a reference has its fixed place. Whatever looks different takes the common road.
 
-_pack_send: Final = Struct(">IHBIIIHBIII").pack
-_SEND_SENDER_HEAD: Final = 0x68_03_61_16  # a tuple of 3, its first element 22
-_PID_HEAD: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF
+_PID: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF; then index: 8, id, serial and creation: 32 each
+_ATOM: Final = 0x52  # ATOM_CACHE_REF; then index: 8
+_SEND_HEAD: Final = 0x68_03_61_16  # a tuple of 3: SEND_SENDER, sender, receiver
+_REG_SEND_HEAD: Final = 0x68_04_61_06  # a tuple of 4: REG_SEND, sender, '', name
+_ALIAS_HEAD: Final = 0x68_03_61_21  # a tuple of 3: ALIAS_SEND, sender, alias
+_ALTACT_HEAD: Final = 0x68_04_61_25_61_04  # a tuple of 4: ALTACT_SIG_SEND, 4 (to an alias), sender, alias
+
+_send: Final = Struct(">IHBIIIHBIII")
+_reg_send: Final = Struct(">IHBIIIBBBB")
+_alias: Final = Struct(">IHBIII")
+_altact: Final = Struct(">HIHBIII")
+
+_Writer: TypeAlias = Callable[[Any, dict[Atom, int]], bytearray | None]
+_Reader: TypeAlias = Callable[[bytes, int, Sequence[Atom]], tuple[Any, int] | None]
 
 
-def _writers(flags: int) -> dict[type[Any], Any]:
-    """What writes a record's control tuple on the short cut; each gives None when the common road has to."""
-    return {Send: _write_send} if flags & Flag.SEND_SENDER else {}
+def _writers(flags: int) -> dict[type[Any], _Writer]:
+    """What writes the control tuple of a record; each gives None where the common road has to."""
+    writers: dict[type[Any], _Writer] = {RegSend: _write_reg_send}
+    if flags & Flag.SEND_SENDER:
+        writers[Send] = _write_send
+    if flags & Flag.ALTACT_SIG:
+        writers[AliasSend] = _write_altact
+    elif flags & Flag.ALIAS:
+        writers[AliasSend] = _write_alias
+    return writers
 
 
 def _write_send(record: Send, atoms: dict[Atom, int]) -> bytearray | None:
-    sender = record.sender
+    sender, to = record.sender, record.to
     if sender is None or record.token is not None or record.priority:
         return None
-    to = record.to
-    node = sender.node
-    atoms[node] = 0
-    to_index = atoms.setdefault(to.node, 1)
-    try:
-        return bytearray(
-            _pack_send(
-                _SEND_SENDER_HEAD,
-                _PID_HEAD, 0, sender.id, sender.serial, sender.creation,
-                _PID_HEAD, to_index, to.id, to.serial, to.creation,
-            )
+    atoms[sender.node] = 0
+    at_to = atoms.setdefault(to.node, 1)
+    return bytearray(
+        _send.pack(
+            _SEND_HEAD, _PID, 0, sender.id, sender.serial, sender.creation, _PID, at_to, to.id, to.serial, to.creation
         )
-    except StructError:  # a number that does not fit: the encoder says it better
-        atoms.clear()
+    )
+
+
+def _write_reg_send(record: RegSend, atoms: dict[Atom, int]) -> bytearray | None:
+    if record.token is not None or record.priority:
         return None
+    sender = record.sender
+    atoms[sender.node] = 0
+    at_empty = atoms.setdefault(_EMPTY, 1)
+    at_name = atoms.setdefault(record.name, len(atoms))
+    return bytearray(
+        _reg_send.pack(
+            _REG_SEND_HEAD, _PID, 0, sender.id, sender.serial, sender.creation, _ATOM, at_empty, _ATOM, at_name
+        )
+    )
+
+
+def _write_altact(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
+    if record.token is not None or record.priority:
+        return None
+    sender = record.sender
+    atoms[sender.node] = 0
+    out = bytearray(
+        _altact.pack(_ALTACT_HEAD >> 32, _ALTACT_HEAD & 0xFFFFFFFF, _PID, 0, sender.id, sender.serial, sender.creation)
+    )
+    encode_into(out, record.alias, atoms)
+    return out
+
+
+def _write_alias(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
+    if record.token is not None:
+        return None
+    sender = record.sender
+    atoms[sender.node] = 0
+    out = bytearray(_alias.pack(_ALIAS_HEAD, _PID, 0, sender.id, sender.serial, sender.creation))
+    encode_into(out, record.alias, atoms)
+    return out
+
+
+def _read_send(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[Send, int] | None:
+    _, kind, i, id, serial, creation, kind2, j, id2, serial2, creation2 = _send.unpack_from(buffer, at)
+    if kind != _PID or kind2 != _PID:
+        return None
+    to = Pid(atoms[j], id2, serial2, creation2)
+    return Send(to, None, Pid(atoms[i], id, serial, creation)), at + _send.size
+
+
+def _read_reg_send(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[RegSend, int] | None:
+    _, kind, i, id, serial, creation, kind2, j, kind3, k = _reg_send.unpack_from(buffer, at)
+    if kind != _PID or kind2 != _ATOM or kind3 != _ATOM or j >= len(atoms):
+        return None
+    return RegSend(Pid(atoms[i], id, serial, creation), atoms[k], None), at + _reg_send.size
+
+
+def _read_alias(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
+    _, kind, i, id, serial, creation = _alias.unpack_from(buffer, at)
+    if kind != _PID:
+        return None
+    alias, after = decode_from(buffer, at + _alias.size, atoms)
+    if type(alias) is not Reference:
+        return None
+    return AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after
+
+
+def _read_altact(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
+    _, head, kind, i, id, serial, creation = _altact.unpack_from(buffer, at)
+    if head != _ALTACT_HEAD & 0xFFFFFFFF or kind != _PID:
+        return None
+    alias, after = decode_from(buffer, at + _altact.size, atoms)
+    if type(alias) is not Reference:
+        return None
+    return AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after
+
+
+_READERS: Final[dict[bytes, _Reader]] = {
+    _SEND_HEAD.to_bytes(4): _read_send,
+    _REG_SEND_HEAD.to_bytes(4): _read_reg_send,
+    _ALIAS_HEAD.to_bytes(4): _read_alias,
+    (_ALTACT_HEAD >> 16).to_bytes(4): _read_altact,
+}

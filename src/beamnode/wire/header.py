@@ -121,7 +121,7 @@ class AtomCacheOut:
     def table(self, atoms: Iterable[Atom]) -> bytes:
         """The table for the atoms of one message, in the order in which its terms number them; at most 255.
 
-        Raises EncodeError for an atom of more than 255 characters, and then nothing has changed.
+        Raises EncodeError for an atom that cannot be sent, and then nothing has changed.
         """
         listed = tuple(atoms)
         known = self._tables.get(listed)
@@ -140,10 +140,7 @@ class AtomCacheOut:
         return table
 
     def _table_with_new(self, listed: tuple[Atom, ...], new: list[Atom]) -> bytes:
-        texts = {atom: atom.name.encode() for atom in new}
-        for atom in new:
-            if len(atom.name) > _ATOM_CHARACTERS_MAX:
-                raise EncodeError(f"an atom has at most {_ATOM_CHARACTERS_MAX} characters: {atom.name[:40]!r}...")
+        texts = {atom: _text(atom) for atom in new}  # all of them, before anything changes
         in_use = {self._slots_of[atom] for atom in listed if atom in self._slots_of}
         for atom in new:
             self._put(atom, in_use)
@@ -180,3 +177,14 @@ class AtomCacheOut:
                 table += len(text).to_bytes(length_bytes)
                 table += text
         return bytes(table)
+
+
+def _text(atom: Atom) -> bytes:
+    if type(atom) is not Atom:
+        raise EncodeError(f"{atom!r} where an Atom must stand")
+    if len(atom.name) > _ATOM_CHARACTERS_MAX:
+        raise EncodeError(f"an atom of {len(atom.name)} characters: the most are {_ATOM_CHARACTERS_MAX}")
+    try:
+        return atom.name.encode()
+    except UnicodeEncodeError as error:
+        raise EncodeError(f"the atom {atom.name!a} has no UTF-8 form") from error

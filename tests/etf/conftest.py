@@ -1,0 +1,19 @@
+"""The codec tests run on every kernel of the codec that this installation has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from beamnode.etf import codec
+
+
+@pytest.fixture(params=list(codec.KERNELS), autouse=True, scope="module")
+def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The face of `codec`, with that kernel under it. Tests call `codec.encode` and the rest through the module."""
+    module = codec.KERNELS[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "encode_into", module.encode_into)
+        patch.setattr(codec, "decode_from", module.decode_from)
+        yield
