@@ -17,7 +17,7 @@ from beamnode.limits import DEFAULT_LIMITS
 
 
 @given(all_terms)
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_round_trip(term: Any) -> None:
     data = codec.encode(term)
     back = codec.decode(data)

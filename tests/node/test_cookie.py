@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,13 +207,6 @@ def as_another_user(question: Callable[[], str]) -> str:
         return answer.read()
 
 
-def open_up(folder: Path) -> None:
-    """Let another user pass through pytest's folders."""
-    for above in (folder, *folder.parents):
-        if above.stat().st_uid == os.geteuid() and above.stat().st_mode & 0o005 != 0o005:
-            above.chmod(above.stat().st_mode | 0o005)
-
-
 def error_of(call: Callable[[], object]) -> str:
     try:
         return f"no error but {call()!r}"
@@ -221,16 +214,18 @@ def error_of(call: Callable[[], object]) -> str:
         return str(error)
 
 
-def test_unreadable(folder: Path, path: Path) -> None:
+def test_unreadable(folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(path, b"ABC", 0o000)
-    open_up(folder)
-    text = as_another_user(lambda: error_of(lambda: read(path)))
-    assert f"cannot read cookie file {path}: Permission denied" in text
+    folder.chmod(0o755)
+    monkeypatch.chdir(folder)  # the other user cannot walk there
+    here = Path(path.name)
+    text = as_another_user(lambda: error_of(lambda: read(here)))
+    assert f"cannot read cookie file {here}: Permission denied" in text
     if os.geteuid() == 0:
         assert f"it belongs to user 0, and this is user {NOT_ROOT}" in text
         shutil.chown(path, NOT_ROOT)
-        text = as_another_user(lambda: error_of(lambda: read(path)))
-    assert text.endswith(f"its owner must be able to read it: chmod 400 {path}")
+        text = as_another_user(lambda: error_of(lambda: read(here)))
+    assert text.endswith(f"its owner must be able to read it: chmod 400 {here}")
 
 
 def test_a_path_through_a_file(path: Path) -> None:
@@ -273,14 +268,13 @@ def test_create_where_there_are_no_hard_links(path: Path, monkeypatch: pytest.Mo
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_create_where_it_cannot(folder: Path) -> None:
-    with pytest.raises(CookieError, match="cannot create cookie file .*: No such file or directory"):
+def test_create_where_it_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CookieError, match=r"cannot create cookie file .*: No such file or directory"):
         create(folder / "missing" / ".erlang.cookie")
-    folder.chmod(0o500)
-    open_up(folder)
-    path = folder / ".erlang.cookie"
-    text = as_another_user(lambda: error_of(lambda: create(path)))
-    assert f"cannot create cookie file {path}: Permission denied; make its directory writable" in text
+    folder.chmod(0o555)
+    monkeypatch.chdir(folder)
+    text = as_another_user(lambda: error_of(lambda: create(Path(".erlang.cookie"))))
+    assert "cannot create cookie file .erlang.cookie: Permission denied; make its directory writable" in text
 
 
 def test_a_full_disk_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,21 +287,26 @@ def test_a_full_disk_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert os.listdir(path.parent) == []
 
 
-def _create_in(folder: str, start: Any, answers: Any) -> None:
-    start.wait()
-    answers.put(load_or_create({"HOME": folder}).value)
+_CREATOR = """
+import sys
+from beamnode.node.cookie import load_or_create
+print("ready", flush=True)
+sys.stdin.readline()
+sys.stdout.buffer.write(load_or_create({"HOME": sys.argv[1]}).value)
+"""
 
 
 def test_many_creators_agree(folder: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Barrier(8), context.Queue()
-    children = [context.Process(target=_create_in, args=(str(folder), start, answers)) for _ in range(8)]
-    for child in children:
-        child.start()
-    values = {answers.get(timeout=60) for _ in children}
-    for child in children:
-        child.join()
-    answers.close()
+    command = [sys.executable, "-c", _CREATOR, str(folder)]
+    creators = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(8)]
+    for creator in creators:
+        assert creator.stdout is not None
+        assert creator.stdout.readline() == b"ready\n"
+    for creator in creators:
+        assert creator.stdin is not None
+        creator.stdin.write(b"\n")
+        creator.stdin.flush()
+    values = {creator.communicate(timeout=60)[0] for creator in creators}
     assert values == {(folder / ".erlang.cookie").read_bytes()}
     assert os.listdir(folder) == [".erlang.cookie"]
 
@@ -401,9 +400,9 @@ def otp_home(otp: Any) -> Iterator[Path]:
 def cookie_of_erl(otp: Any, home: Path, *, fails: bool = False) -> str:
     """What `erlang:get_cookie()` says on a node whose HOME that is; it needs no epmd, for it does not listen."""
     program = 'io:format("~ts", [erlang:get_cookie()]), halt().'
+    options = ["-name", "cookie@127.0.0.1", "-dist_listen", "false", "-noinput", "-eval", program]
     done = subprocess.run(
-        ["env", f"HOME={otp.inside(home)}", *otp.command("erl")]
-        + ["-name", "cookie@127.0.0.1", "-dist_listen", "false", "-noinput", "-eval", program],
+        ["env", f"HOME={otp.inside(home)}", *otp.command("erl"), *options],
         env={"PATH": os.environ["PATH"], "ERL_EPMD_PORT": "1", "ERL_CRASH_DUMP_SECONDS": "0"},
         capture_output=True,
         text=True,

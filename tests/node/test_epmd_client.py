@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from beamnode.errors import EpmdError, NameTakenError, NodeNameError, NodeNotFou
 from beamnode.etf import a
 from beamnode.limits import Limits
 from beamnode.node.epmd import Discovery, Epmd, FixedPort, NodePort, StaticPorts
-from beamnode.node.epmd_ask import addresses_of_text, port_of
+from beamnode.node.epmd_ask import addresses_of_text, connect, port_of
 from beamnode.node.epmd_server import EpmdServer, open_listeners
 from beamnode.testing import peers
 from beamnode.testing.peers import ErlNode, Otp, free_port
@@ -132,11 +133,19 @@ def test_epmd_is_killed_and_a_name_stopped_on_request(epmd: peers.Epmd) -> None:
             await ours.stop("b")
         await ours.stop("a")
         await ours.kill()
+
+        async def has_gone() -> bool:
+            try:
+                await ours.names("127.0.0.1")
+            except EpmdError as error:
+                return "no epmd answers" in str(error)
+            return False
+
+        await until(has_gone)
         with pytest.raises(EpmdError, match="no epmd answers"):
             await ours.kill()
 
     asyncio.run(run())
-    epmd.stop()
 
 
 def test_an_epmd_that_is_not_relaxed_refuses(otp: Otp, epmd_port: int) -> None:
@@ -241,6 +250,14 @@ def test_what_does_not_answer_is_given_up_in_time() -> None:
             assert time.monotonic() - started < 5
 
     asyncio.run(run())
+
+
+def test_a_connection_that_reached_itself_is_no_epmd(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    from_itself = partial(asyncio.open_connection, local_addr=("127.0.0.1", port))
+    monkeypatch.setattr(asyncio, "open_connection", from_itself)
+    with pytest.raises(EpmdError, match="reached itself"):
+        asyncio.run(connect("127.0.0.1", port))
 
 
 # --- against our own --------------------------------------------------------------------------------------------------

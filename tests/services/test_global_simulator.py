@@ -1,8 +1,8 @@
-"""A cluster of `GlobalNameServer` machines on a simulated network and a virtual clock, drawn from a seed; and its smoke test.
+"""A cluster of `GlobalNameServer` machines on a simulated network and a virtual clock, drawn from a seed.
 
 The network is Erlang's: between two nodes one connection at a time, signals in order, sends that connect by themselves,
-`nodedown` after everything that came through the connection and after the DOWNs of its pids. The two ends of a connection
-open and close at different times. Everything else (delays, who is first) is chance.
+`nodedown` after everything that came through the connection and after the DOWNs of its pids. The two ends of a
+connection open and close at different times. Everything else (delays, who is first) is chance.
 """
 
 from __future__ import annotations
@@ -145,13 +145,11 @@ class Network:
     def connection_gone(self, connection: Connection) -> None:
         key = frozenset(connection.nodes)
         del self.connections[key]
+        waiting = self.waiting.pop(key, [])
         for node in connection.nodes.values():
-            if node.is_alive and not connection.nodes[node.name].links.get(connection.peer(node).name):
-                if node.wants.get(connection.peer(node).name) and node not in self.waiting.get(key, []):
-                    self.waiting.setdefault(key, []).append(node)
-        for node in self.waiting.pop(key, []):
-            if node.is_alive:
-                self.connect(node, next(name for name in key if name is not node.name))
+            peer = connection.peer(node).name
+            if node.is_alive and (node in waiting or node.wants.get(peer)):
+                self.connect(node, peer)
 
     def cut(self, one: str, other: str) -> None:
         """Block the path between two nodes, and break what is there."""

@@ -14,7 +14,6 @@ from beamnode.wire.fragments import (
     FIRST_FRAGMENT,
     FRAGMENT_BYTES,
     HEAD_BYTES,
-    NEXT_FRAGMENT,
     Assembler,
     fragment_head,
     read_fragment_head,

@@ -85,7 +85,7 @@ class DownKind(Enum):
 
     ATTEMPT_FAILED = "attempt_failed"  # never was up; the entry is gone
     LOST = "lost"  # was up: nodedown; the entry is gone, or barred
-    REPLACED = "replaced"  # was up: nodedown; `continues` owns the entry now, pending, and takes up its handshake
+    REPLACED = "replaced"  # was up: nodedown; the attempt that waited to replace it owns a new entry now, pending
     CONTENDER_LEFT = "contender_left"  # the attempt that waited to replace it is gone; still up
 
 
@@ -103,6 +103,7 @@ class Connection:
     hidden: bool  # what the attempt announced; settled at `up`
     conceded: bool = False  # the owner is no attempt but a patience; see `Connections.concede`
     pending_owner: object | None = None
+    takeover_asked: bool = False  # the pending owner has called `take_over` and waits for the old channel's end
     channel: Any = None  # and what follows: given at `up`
     creation: int = 0
     flags: int = 0
@@ -137,7 +138,7 @@ class TakeOver(Enum):
     """The answer to `take_over`."""
 
     PROCEED = "proceed"  # the entry is this owner's: send the ack and go up
-    CLOSE_OLD = "close_old"  # close the old channel, report its `down`; then this owner proceeds
+    CLOSE_OLD = "close_old"  # close the old channel, report its `down`, whose `continues` says: proceed
     GONE = "gone"  # this owner has no claim: close it
 
 
@@ -153,7 +154,9 @@ class Down:
     reason: Any
     waiting: list[Any]  # connects to be told false (ATTEMPT_FAILED) or true (CONTENDER_LEFT)
     queue: list[Any]  # signals that will not be sent: noconnection, in this order
-    continues: object | None = None  # REPLACED: the owner that goes on
+    continues: object | None = (
+        None  # REPLACED: the owner that was told CLOSE_OLD and proceeds now; None: it has not asked
+    )
 
     @property
     def was_up(self) -> bool:
@@ -309,10 +312,11 @@ class Connections:
         return entry is not None and not entry.is_up and entry.owner is owner
 
     def take_over(self, node: Atom, owner: object) -> TakeOver:
-        """An accepted attempt that was told ALIVE has passed every check and wants the entry (`wait_pending`).
+        """An accepted attempt that was told ALIVE has proved its cookie and wants the entry (`wait_pending`).
 
-        Call it before the acknowledgement is sent, again after CLOSE_OLD when `down` said REPLACED. For an attempt
-        that got OK it answers PROCEED, so it may be called for every accepted one.
+        Call it before the acknowledgement is sent. After CLOSE_OLD the `down` of the old one names this owner as
+        `continues`; when the old one went down by itself before, the answer is PROCEED at once. For an attempt that
+        got OK it answers PROCEED, so it may be called for every accepted one.
         """
         entry = self._entries.get(node)
         if entry is None:
@@ -320,6 +324,7 @@ class Connections:
         if entry.state is ConnectionState.PENDING and entry.owner is owner:
             return TakeOver.PROCEED
         if entry.state is ConnectionState.UP_PENDING and entry.pending_owner is owner:
+            entry.takeover_asked = True
             return TakeOver.CLOSE_OLD
         return TakeOver.GONE
 
@@ -383,15 +388,15 @@ class Connections:
     def _contender_left(self, entry: Connection, reason: Any) -> Down:
         entry.state = ConnectionState.UP
         entry.pending_owner = None
+        entry.takeover_asked = False
         waiting, entry.waiting = entry.waiting, []
         return Down(DownKind.CONTENDER_LEFT, entry, reason, waiting, [])
 
     def _replaced(self, old: Connection, reason: Any) -> Down:
         """A new connection of the same node, which the waiting attempt owns; whoever waits, waits for that one now."""
-        contender = old.pending_owner
-        new = self._new_entry(old.node, contender, old.hidden)
+        new = self._new_entry(old.node, old.pending_owner, old.hidden)
         new.waiting, old.waiting = old.waiting, []
-        return Down(DownKind.REPLACED, old, reason, [], [], continues=contender)
+        return Down(DownKind.REPLACED, old, reason, [], [], continues=new.owner if old.takeover_asked else None)
 
     def _new_entry(self, node: Atom, owner: object | None, hidden: bool) -> Connection:
         self._last_id += 1

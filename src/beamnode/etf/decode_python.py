@@ -72,7 +72,8 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
     size = len(data)
     depth_max = limits.term_depth_max
     leaves = LEAVES_WITH_STRINGS if strings else LEAVES
-    known = atom_values if limits.atom_characters_max >= 255 else {}  # names that need no look at the limit
+    # A name is looked up by its bytes: a slice of a view is none, and a name may be too long for an unusual limit.
+    known_atom = 119 if type(data) is bytes and limits.atom_characters_max >= 255 else -1  # SMALL_ATOM_UTF8_EXT
     # The open container: its elements so far, what is to come, what to make of them, and how many map keys deep it is.
     items: list[Any] = []
     append = items.append
@@ -87,10 +88,10 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                 if tag == 97:  # SMALL_INTEGER_EXT
                     append(data[pos + 1])
                     pos += 2
-                elif tag == 119:  # SMALL_ATOM_UTF8_EXT
+                elif tag == known_atom:
                     end = pos + 2 + data[pos + 1]
                     try:
-                        append(known[data[pos + 2 : end]])
+                        append(atom_values[data[pos + 2 : end]])  # type: ignore[index]
                         pos = end
                     except KeyError:
                         value, pos = leaves[119](data, pos + 1, size, atoms, limits)  # type: ignore[misc]
@@ -101,7 +102,9 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                     pos += 2
                 elif (leaf := leaves[tag]) is not None:
                     value, pos = leaf(data, pos + 1, size, atoms, limits)
-                    append(HashableList(value) if frozen and type(value) is list else value)
+                    if type(value) is list and (frozen or (build is build_map and not len(items) & 1)):
+                        value = HashableList(value)
+                    append(value)
                 else:
                     stack.append((items, coming, build, frozen))
                     if frozen or (build is build_map and not len(items) & 1):

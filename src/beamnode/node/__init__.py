@@ -31,7 +31,7 @@ from beamnode.node.functions import (
     unregister,
     whereis,
 )
-from beamnode.node.node import Node, Service
+from beamnode.node.node import Node, NodeOptions, Service
 
 __all__ = [
     "AliasKind",
@@ -39,6 +39,7 @@ __all__ = [
     "Epmd",
     "FixedPort",
     "Node",
+    "NodeOptions",
     "Service",
     "StaticPorts",
     "Timer",

@@ -61,7 +61,7 @@ class Epmd:
     """The epmd of each host, at `port`; registrations go to the one of this host.
 
     With `auto_start` our own epmd is started where none answers on this host; it listens on all interfaces, or on
-    `addresses` and loopback. `timeout_seconds` bounds each call as a whole.
+    `addresses` and loopback. `timeout_seconds` bounds each question; starting an epmd has its own bound.
     """
 
     def __init__(

@@ -72,9 +72,13 @@ async def connection(address: str, port: int) -> AsyncIterator[tuple[asyncio.Str
 async def connect(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect; closing the writer is yours. Raises NoEpmd."""
     try:
-        return await asyncio.open_connection(address, port)
+        reader, writer = await asyncio.open_connection(address, port)
     except OSError as error:
         raise NoEpmd(f"no epmd answers at {address} port {port}: {reason_of(error)}") from error
+    if writer.get_extra_info("sockname") == writer.get_extra_info("peername"):  # TCP's simultaneous open, on loopback
+        writer.transport.abort()
+        raise NoEpmd(f"no epmd answers at {address} port {port}: the connection reached itself")
+    return reader, writer
 
 
 async def read_answer(

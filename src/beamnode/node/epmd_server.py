@@ -134,9 +134,9 @@ class EpmdServer:
             self._leave_timer.cancel()
         for server in self._servers:
             server.close()
-        for connection in list(self._connections.values()):
-            connection.close()
-        asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_SECONDS, self._abort_all)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._close_all)  # not at once: the answer to a KILL_REQ is not written yet
+        loop.call_later(_CLOSE_TIMEOUT_SECONDS, self._abort_all)
         self._note_if_closed()
 
     async def wait_closed(self) -> None:
@@ -157,8 +157,12 @@ class EpmdServer:
         self._connections[machine] = connection
         if len(self._connections) > self.limits.epmd_connections_max:
             idle = next(known for known in self._connections if not known.registered)  # the new one at the latest
-            logger.warning("epmd has %d connections: closing the oldest idle one", len(self._connections))
+            logger.info("epmd has %d connections: closing the oldest idle one", len(self._connections))
             self._connections[idle].abort()
+
+    def _close_all(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
 
     def _abort_all(self) -> None:
         for connection in list(self._connections.values()):
@@ -230,10 +234,10 @@ class _Connection(asyncio.Protocol):
             self._machine.receive_data(data, self._loop.time())
         except PeerError as error:
             logger.debug("closing a connection: %s", error)
+        self._take_events()  # before the answer: who reads it finds done what it says
         self._transport.writelines(self._machine.data_to_send())
         if self._machine.closing:
             self._transport.close()
-        self._take_events()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()

@@ -76,11 +76,6 @@ def _command(port: int, addresses: Sequence[str], leave_after_seconds: float) ->
 
 def _run(command: list[str], port: int, timeout_seconds: float) -> None:
     """Run the command, which returns once its child listens, or has found another epmd. Raises EpmdError."""
-    package_parent = str(Path(__file__).resolve().parents[2])  # a checkout need not be on the path of a child in /
-    inherited = os.environ.get("PYTHONPATH")
-    search_path = os.pathsep.join(filter(None, (package_parent, inherited)))
-    environment = {**os.environ, "PYTHONPATH": search_path}
-    environment.pop("ERL_EPMD_ADDRESS", None)  # what it listens on is said on the command line
     try:
         done = subprocess.run(
             command,
@@ -88,7 +83,7 @@ def _run(command: list[str], port: int, timeout_seconds: float) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",
-            env=environment,
+            env=_environment(),
             start_new_session=True,
             timeout=timeout_seconds,
             check=False,
@@ -102,3 +97,13 @@ def _run(command: list[str], port: int, timeout_seconds: float) -> None:
         raise EpmdError(
             f"starting an epmd at port {port} failed ({said[-1] if said else 'no reason told'}): {_BY_HAND}"
         )
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.pop("ERL_EPMD_ADDRESS", None)  # where it listens is said on the command line
+    package_parent = Path(__file__).resolve().parents[2]
+    if package_parent.name not in ("site-packages", "dist-packages"):  # a checkout need not be on the path of a child
+        inherited = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package_parent), inherited)))
+    return environment

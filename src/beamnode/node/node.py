@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar
 
 from beamnode.carriers.base import Carrier, Listener
 from beamnode.carriers.tcp import Tcp
@@ -45,6 +45,21 @@ class Service:
 
     name: str
     run: Callable[[Node], Coroutine[Any, Any, None]]
+
+
+class NodeOptions(TypedDict, total=False):
+    """The options of `Node`, which explains them."""
+
+    cookie: str | bytes | Atom | Cookie | None
+    hidden: bool
+    carrier: Carrier | None
+    discovery: Discovery | None
+    dist_auto_connect: AutoConnect | str
+    net_ticktime: float
+    net_tickintensity: int
+    net_setuptime: float
+    strings: bool
+    limits: Limits
 
 
 class Node:

@@ -14,15 +14,21 @@ CAST: Final = Atom("$gen_cast")
 Server = Pid | Atom | str | tuple[Atom | str, Atom | str]
 
 
-async def call(server: Server, label: Atom, request: Any, timeout: float | None) -> Any:
-    """Send `{label, From, request}` and wait for the reply, at most `timeout` seconds.
+def request(server: Server, label: Atom, request: Any) -> Reference:
+    """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN."""
+    reference = monitor(server, alias="reply_demonitor")
+    send(server, (label, (self(), ImproperList((a.alias,), reference)), request))
+    return reference
+
+
+async def call(server: Server, label: Atom, question: Any, timeout: float | None) -> Any:
+    """Ask `question` and wait for the reply, at most `timeout` seconds.
 
     Errors: ProcessExit with the reason of a server that is not there (`noproc`), cannot be reached (`noconnection`) or
     ends meanwhile; TimeoutError, after which a late reply is dropped.
     """
-    reference = monitor(server, alias="reply_demonitor")
+    reference = request(server, label, question)
     tag = ImproperList((a.alias,), reference)
-    send(server, (label, (self(), tag), request))
 
     def answers(message: Any) -> bool:
         return isinstance(message, tuple) and (

@@ -71,7 +71,7 @@ class RemoveFromKnown:
 
 
 class Locker:
-    """The task. `lock_is_set(node, tag, lock_id)` is called when both partitions are locked; then it waits for Cancel."""
+    """The task. It calls `lock_is_set(node, tag, lock_id)` when both partitions are locked, and waits for Cancel."""
 
     def __init__(
         self,

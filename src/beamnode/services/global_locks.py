@@ -29,7 +29,7 @@ class Lock:
 
 
 class Locks:
-    """The locks that are set here. `monitor` and `demonitor` (which also forgets a DOWN on its way) are the driver's."""
+    """The locks that are set here. `monitor` and `demonitor` (which also drops a DOWN on its way) are the driver's."""
 
     def __init__(self, monitor: Callable[[Pid], Reference], demonitor: Callable[[Reference], None]) -> None:
         self._monitor = monitor
@@ -108,11 +108,6 @@ class Locks:
             del self._locks[key]
             if key is GLOBAL_RESOURCE:
                 self.global_lock_is_down = down
-
-
-def as_lock_id(term: Any) -> LockId | None:
-    """A lock identity from the wire, or None for any other shape."""
-    return (term[0], term[1]) if isinstance(term, tuple) and len(term) == 2 else None
 
 
 # --- On other nodes ---------------------------------------------------------------------------------------------------

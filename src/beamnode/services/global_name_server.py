@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import itertools
 import reprlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
 from beamnode.etf.terms import Atom, Pid, Reference, a
@@ -35,33 +34,15 @@ from beamnode.services.global_actions import (
 )
 from beamnode.services.global_connect import Connector
 from beamnode.services.global_known import Known
-from beamnode.services.global_locks import Locks, as_lock_id
+from beamnode.services.global_locks import Locks
 from beamnode.services.global_names import Names, Registration
 from beamnode.services.global_partitions import SMALL_INTEGER_MIN, Partitions
 from beamnode.services.global_tasks import Tasks
 from beamnode.services.global_terms import TermTooDeep, term_key
+from beamnode.services.global_waiters import Sender, Waiters
 
 WHEREIS_RETRY_SECONDS_MAX: Final = 4.0  # global.erl: random_sleep(5)
 _NO_ANSWER: Final = object()
-
-Sender = tuple[Pid, Any]  # From of a gen call
-
-
-@dataclass(slots=True, eq=False)
-class Syncer:
-    """A `{sync, Nodes}` call that is not answered yet, and the nodes it waits for."""
-
-    sender: Sender
-    nodes: set[Atom]
-
-
-@dataclass(slots=True, eq=False)
-class Leaver:
-    """A `disconnect` call: the nodes left, and those whose connection is still to end."""
-
-    sender: Sender | None
-    nodes: list[Atom]
-    connected: set[Atom]
 
 
 class GlobalNameServer:
@@ -94,6 +75,8 @@ class GlobalNameServer:
         self._connect_all = connect_all
         self._prevents = prevent_overlapping_partitions
         self._outbox = Outbox()
+        self._syncers = Waiters(self._outbox)
+        self._leavers = Waiters(self._outbox)
         self._known = Known(this_node)
         self._locks = Locks(monitor, demonitor)
         self._names = Names(self._locks, monitor, demonitor, is_alive)
@@ -108,7 +91,7 @@ class GlobalNameServer:
             unique_integer=unique_integer,
             random=random,
             join=self._join,
-            on_synced=self._sync_done_with,
+            on_synced=self._syncers.done_with,
         )
         self._partitions = Partitions(
             known=self._known,
@@ -119,8 +102,6 @@ class GlobalNameServer:
             creation=self_pid.creation,
             enabled=connect_all and prevent_overlapping_partitions,
         )
-        self._syncers: list[Syncer] = []
-        self._leavers: list[Leaver] = []
         self._connecting: dict[Atom, bool] = {}  # Connect is under way; True: to say in_sync afterwards
         self._asked_again: list[tuple[float, tuple[Any, ...]]] = []  # whereis, while the global lock is set
         self._now = 0.0
@@ -139,15 +120,12 @@ class GlobalNameServer:
         if self._known.connection_ids.get(node) != connection_id:
             return self._settle(now)
         del self._known.connection_ids[node]
-        leavers = [leaver for leaver in self._leavers if node in leaver.connected]
-        if leavers:
+        if self._leavers.waits_for(node):
             self._partitions.left(node)
         else:
             self._partitions.disconnected(node)
         self._node_gone(node)
-        for leaver in leavers:
-            leaver.connected.discard(node)
-        self._finish_leavers()
+        self._leavers.done_with(node)
         return self._settle(now)
 
     def connected(self, node: Atom, ok: bool, now: float) -> list[Action]:
@@ -202,7 +180,7 @@ class GlobalNameServer:
         return self._settle(now)
 
     def leave(self, now: float) -> list[Action]:
-        """Disconnect from every node without hurting the others' mesh (global:disconnect/0); to be done before a stop."""
+        """Disconnect from every node without hurting the others' mesh: `global:disconnect/0`, and before a stop."""
         self._leave(None)
         return self._settle(now)
 
@@ -290,7 +268,7 @@ class GlobalNameServer:
     def _cast(self, request: tuple[Any, ...]) -> bool:
         connector = self._connector
         match request:
-            case (_, Atom() as node, *_) if self._is_being_left(node):
+            case (_, Atom() as node, *_) if self._leavers.waits_for(node):
                 pass  # of a session that has no future
             case (a.init_connect, version, Atom() as node, message):
                 connector.init_connect(version, node, message)
@@ -352,7 +330,7 @@ class GlobalNameServer:
         conf = (a.conf, self._connect_all, self._prevents)
         known = self._known.as_term()
         resolvers = [(node, resolver.tag, self._pid) for node, resolver in self._connector.resolvers.items()]
-        syncers = [self._pid for _ in self._syncers]
+        syncers = [self._pid] * len(self._syncers)
         locker = self._connector.locker.pid
         is_down = self._locks.global_lock_is_down
         return (
@@ -373,46 +351,25 @@ class GlobalNameServer:
 
     def _sync(self, sender: Sender, nodes: set[Atom]) -> None:
         """Answer `ok` when every node is synced or gone (start_sync, sync_loop)."""
-        syncer = Syncer(sender, nodes - {self.this_node, *self._connector.synced})
-        self._syncers.append(syncer)
-        for node in sorted(syncer.nodes):
+        nodes -= {self.this_node, *self._connector.synced}
+        self._syncers.add(sender, a.ok, nodes)
+        for node in sorted(nodes):
             if node not in self._known.connection_ids:
                 self._connect(node, joining=False)
-        self._finish_syncers()
-
-    def _sync_done_with(self, node: Atom) -> None:
-        for syncer in self._syncers:
-            syncer.nodes.discard(node)
-        self._finish_syncers()
-
-    def _finish_syncers(self) -> None:
-        done, self._syncers = _partition(self._syncers, lambda syncer: not syncer.nodes)
-        for syncer in done:
-            self._outbox.put(Reply(syncer.sender, a.ok))
 
     def _leave(self, sender: Sender | None) -> None:
         """Take every node out of the mesh before its connection ends, so that no loss is reported."""
         nodes = list(self._known.connection_ids)
-        self._leavers.append(Leaver(sender, nodes, set(nodes)))
+        self._leavers.add(sender, nodes, nodes)
         for node in nodes:
             self._partitions.left(node)
             self._outbox.put(Disconnect(node))
-        self._finish_leavers()
-
-    def _is_being_left(self, node: Atom) -> bool:
-        return any(node in leaver.connected for leaver in self._leavers)
-
-    def _finish_leavers(self) -> None:
-        done, self._leavers = _partition(self._leavers, lambda leaver: not leaver.connected)
-        for leaver in done:
-            if leaver.sender is not None:
-                self._outbox.put(Reply(leaver.sender, leaver.nodes))
 
     def _node_gone(self, node: Atom) -> None:
         """What processes of the node held here is theirs no longer, and nobody waits for it."""
         self._locks.node_gone(node)
         self._names.node_gone(node)
-        self._sync_done_with(node)
+        self._syncers.done_with(node)
 
     def _join(self, node: Atom) -> None:
         """Connect to a node of the other partition and tell it that we are in sync (sync_other)."""
@@ -428,12 +385,3 @@ class GlobalNameServer:
         self._now = now
         self._tasks.run(now)
         return self._outbox.take()
-
-
-def _partition(items: Iterable[Any], is_done: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
-    """Those that are done, and the others."""
-    done: list[Any] = []
-    others: list[Any] = []
-    for item in items:
-        (done if is_done(item) else others).append(item)
-    return done, others

@@ -1,4 +1,4 @@
-"""Small processes inside the machine, as OTP's server has satellites (the locker, resolvers): generators with a mailbox.
+"""Small processes inside the machine, as OTP's server has satellites (locker, resolvers): generators with a mailbox.
 
 A body yields what it waits for and is resumed with what came of it. Nothing here knows a clock: `run(now)` resumes
 whatever can go on, `next_deadline()` says when the next receive runs out.

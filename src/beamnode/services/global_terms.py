@@ -1,4 +1,4 @@
-"""Terms as Erlang compares them: keys for tables of terms (`=:=`), and the order of pids that both lockers must share."""
+"""Terms as Erlang compares them: keys for tables of terms (`=:=`), and the order of pids that both lockers share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def term_key(term: Any, depth: int = 0) -> Hashable:
     if depth >= TERM_DEPTH_MAX:
         raise TermTooDeep(f"a term nested deeper than {TERM_DEPTH_MAX}")
     if isinstance(term, list | tuple):
-        return (type(term), *(term_key(element, depth + 1) for element in term))
+        kind = list if isinstance(term, list) else tuple
+        return (kind, *(term_key(element, depth + 1) for element in term))
     if isinstance(term, dict):
         pairs = ((term_key(key, depth + 1), term_key(value, depth + 1)) for key, value in term.items())
         return (dict, frozenset(pairs))

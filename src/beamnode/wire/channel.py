@@ -8,11 +8,10 @@ What stands before the terms depends on what the two nodes negotiated:
 - FRAGMENTS: messages above 64 KiB in pieces, `131, 69` and `131, 70`;
 - neither: `p`, then each term as it is on its own, with its version byte ("pass through").
 
-As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so does
-a term that cannot be decoded. What follows the last term of a message is ignored, again as in OTP.
+As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so
+does a term that cannot be decoded. What follows the last term of a message is ignored, again as in OTP.
 
-The four kinds of message to a process take a short cut in both directions (`_write_send` and its neighbours,
-`_read_known`), which must give what the common road gives.
+Messages to a pid, a name or an alias take short cuts in both directions, which give what the common road gives.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from beamnode.errors import EncodeError, PeerError, ProtocolError
 from beamnode.etf import decode, decode_from, encode_into
-from beamnode.etf.terms import Atom, Pid, Reference
+from beamnode.etf.terms import Atom, Pid
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire import fragments
 from beamnode.wire.control import (
@@ -49,6 +48,7 @@ PASS_THROUGH: Final = 112
 
 _COMPRESSED: Final = b"P"
 _EMPTY: Final = Atom("")
+_REFERENCE: Final = 90  # NEWER_REFERENCE_EXT
 _TERMS_BYTES_MAX: Final = 0xFFFFFFFF - (1 << 20)  # what a length can say, less the largest header
 _OWN_CHUNK_BYTES: Final = 16 * 1024  # from here on a message is handed out as it is, not gathered with others
 
@@ -58,9 +58,10 @@ _head: Final = Struct(">IBB").pack  # frame length, version, kind
 class Channel:
     """One established connection, from just after the handshake until it is closed.
 
-    `flags` are those that both nodes have. Hand in all that arrives (`receive_data`) and ask for records until there is
-    none (`next_event`); `send` records and write what `data_to_send` gives; call `handle_deadline` at `next_deadline()`.
-    A PeerError from any of them means: close the connection. `net_ticktime` is in seconds, of the clock of `now`.
+    `flags` are those that both nodes have, unless `peer_published` says it also whether the peer is visible. Hand in
+    all that arrives (`receive_data`) and ask for records until there is none (`next_event`); `send` records and write
+    what `data_to_send` gives; call `handle_deadline` at `next_deadline()`. A PeerError or NetTickTimeout from any of
+    them means: close the connection. `net_ticktime` is in seconds, of the clock of `now`.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Channel:
     # --- In -----------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
-        """Take bytes from the peer; then call `next_event` until it gives None. Raises only on a channel that is broken."""
+        """Take bytes from the peer; then call `next_event` until it gives None. Raises once the channel is broken."""
         if self._broken is not None:
             raise self._broken
         self.ticker.bytes_in += len(data)
@@ -139,7 +140,7 @@ class Channel:
         raise ProtocolError(f"a message that does not begin with a distribution header: {buffer[start : start + 2]!r}")
 
     def _read_table(self, buffer: bytes, at: int, end: int) -> tuple[Any, int]:
-        if not self._cached and buffer[at : min(at + 1, end)] != EMPTY_TABLE:
+        if not self._cached and at < end and buffer[at]:
             raise ProtocolError("a distribution header with atoms: the atom cache was not negotiated")
         return self._cache_in.read_table(buffer, at, end)
 
@@ -147,17 +148,15 @@ class Channel:
         reader = _READERS.get(buffer[at : at + 4])
         if reader is not None:
             try:
-                short = reader(buffer, at, atoms)
-            except (struct.error, IndexError):
-                short = None  # cut short, or an atom that is not there: let the common road tell
+                short = reader(buffer, at, end, atoms)
+            except IndexError:
+                short = None
             if short is not None:
-                record, after = short
-                if after < end:
-                    record.message, after = decode_from(
-                        buffer, after, atoms, strings=self._strings, limits=self._limits
-                    )
-                    if after <= end:
-                        return record
+                record, at = short
+                record.message, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
+                if after > end:
+                    raise ProtocolError("a term that is longer than its message")
+                return record
         control, at = self._decode(buffer, at, end, atoms)
         if not carries_payload(control):
             return from_wire(control)
@@ -216,22 +215,10 @@ class Channel:
             self._send_pass_through(record)
             return
         atoms: dict[Atom, int] | None = {} if self._cached else None
-        writer = self._writers.get(type(record))
-        body = None
-        if writer is not None:
-            try:
-                body = writer(record, atoms)
-            except struct.error:  # a number that does not fit its field: the encoder tells which
-                atoms.clear()
-        if body is not None:
-            payload = record.message  # type: ignore[union-attr]
-        else:
-            wire = to_wire(record, self._flags)
-            if wire is None:
-                return
-            control, payload = wire
-            body = bytearray()
-            encode_into(body, control, atoms)
+        begun = self._encode_control(record, atoms)
+        if begun is None:
+            return
+        body, payload = begun
         control_bytes = len(body)
         if payload is not NO_PAYLOAD:
             encode_into(body, payload, atoms)
@@ -249,6 +236,23 @@ class Channel:
             self._own_chunk(body)
         self.ticker.packets_out += 1
         self.ticker.bytes_out += LENGTH_BYTES + length
+
+    def _encode_control(self, record: Record, atoms: dict[Atom, int] | None) -> tuple[bytearray, Any] | None:
+        """The control tuple as bytes, to which the payload can be appended, and the payload; None: drop the record."""
+        if atoms is not None and (writer := self._writers.get(type(record))) is not None:
+            try:
+                written = writer(record, atoms)
+            except struct.error:  # a number that does not fit its field: the encoder tells which
+                written = None
+            if written is not None:
+                return written, record.message  # type: ignore[union-attr]
+            atoms.clear()
+        wire = to_wire(record, self._flags)
+        if wire is None:
+            return None
+        body = bytearray()
+        encode_into(body, wire[0], atoms)
+        return body, wire[1]
 
     def _queue_large(self, body: bytearray, control_bytes: int, atoms: dict[Atom, int] | None) -> None:
         """Queue a message of more than 64 KiB: in fragments where they were negotiated. Its bytes are not copied."""
@@ -319,7 +323,7 @@ class Channel:
         return self.ticker.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
-        """Queue a tick if one is due: then write `data_to_send`. Raises NetTickTimeout when the peer is silent too long."""
+        """Queue a tick if one is due: write `data_to_send`. Raises NetTickTimeout when the peer was silent too long."""
         if self.ticker.handle_deadline(now):
             self._gathered += TICK
             self.ticker.packets_out += 1
@@ -331,34 +335,37 @@ class Channel:
 
 
 # --- Short cuts -------------------------------------------------------------------------------------------------------
-# The control tuples of messages, as OTP writes them with an atom cache: pids by NEW_PID_EXT, atoms by ATOM_CACHE_REF.
-# Then all of a tuple but a reference has its fixed place. Whatever looks different takes the common road.
+# The control tuples of messages as every node writes them with an atom cache: pids by NEW_PID_EXT, all atoms by
+# ATOM_CACHE_REF. Then all but a reference has its fixed place. What looks different takes the common road.
 
-_PID: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF; then index: 8, id, serial and creation: 32 each
+_PID: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF; then index: 8, id, serial, creation: 32 each
 _ATOM: Final = 0x52  # ATOM_CACHE_REF; then index: 8
 _SEND_HEAD: Final = 0x68_03_61_16  # a tuple of 3: SEND_SENDER, sender, receiver
 _REG_SEND_HEAD: Final = 0x68_04_61_06  # a tuple of 4: REG_SEND, sender, '', name
 _ALIAS_HEAD: Final = 0x68_03_61_21  # a tuple of 3: ALIAS_SEND, sender, alias
-_ALTACT_HEAD: Final = 0x68_04_61_25_61_04  # a tuple of 4: ALTACT_SIG_SEND, 4 (to an alias), sender, alias
+_ALTACT_HEAD: Final = 0x68_04_61_25  # a tuple of 4: ALTACT_SIG_SEND, flags, sender, alias
+_TO_ALIAS: Final = b"\x61\x04"  # those flags
 
 _send: Final = Struct(">IHBIIIHBIII")
 _reg_send: Final = Struct(">IHBIIIBBBB")
-_alias: Final = Struct(">IHBIII")
-_altact: Final = Struct(">HIHBIII")
+_to_alias: Final = Struct(">IHBIII")  # up to the alias
+_to_alias_altact: Final = Struct(">I2sHBIII")
 
+_Message: TypeAlias = Send | RegSend | AliasSend
 _Writer: TypeAlias = Callable[[Any, dict[Atom, int]], bytearray | None]
-_Reader: TypeAlias = Callable[[bytes, int, Sequence[Atom]], tuple[Any, int] | None]
+_Reader: TypeAlias = Callable[[bytes, int, int, Sequence[Atom]], tuple[_Message, int] | None]
 
 
 def _writers(flags: int) -> dict[type[Any], _Writer]:
-    """What writes the control tuple of a record; each gives None where the common road has to."""
+    """What writes the control tuple of a record and numbers its atoms; each gives None where the common road has to.
+
+    They raise struct.error for a number that does not fit its field.
+    """
     writers: dict[type[Any], _Writer] = {RegSend: _write_reg_send}
     if flags & Flag.SEND_SENDER:
         writers[Send] = _write_send
-    if flags & Flag.ALTACT_SIG:
-        writers[AliasSend] = _write_altact
-    elif flags & Flag.ALIAS:
-        writers[AliasSend] = _write_alias
+    if flags & (Flag.ALTACT_SIG | Flag.ALIAS):
+        writers[AliasSend] = _write_to_alias_altact if flags & Flag.ALTACT_SIG else _write_to_alias
     return writers
 
 
@@ -368,11 +375,8 @@ def _write_send(record: Send, atoms: dict[Atom, int]) -> bytearray | None:
         return None
     atoms[sender.node] = 0
     at_to = atoms.setdefault(to.node, 1)
-    return bytearray(
-        _send.pack(
-            _SEND_HEAD, _PID, 0, sender.id, sender.serial, sender.creation, _PID, at_to, to.id, to.serial, to.creation
-        )
-    )
+    pid = sender.id, sender.serial, sender.creation
+    return bytearray(_send.pack(_SEND_HEAD, _PID, 0, *pid, _PID, at_to, to.id, to.serial, to.creation))
 
 
 def _write_reg_send(record: RegSend, atoms: dict[Atom, int]) -> bytearray | None:
@@ -382,73 +386,74 @@ def _write_reg_send(record: RegSend, atoms: dict[Atom, int]) -> bytearray | None
     atoms[sender.node] = 0
     at_empty = atoms.setdefault(_EMPTY, 1)
     at_name = atoms.setdefault(record.name, len(atoms))
-    return bytearray(
-        _reg_send.pack(
-            _REG_SEND_HEAD, _PID, 0, sender.id, sender.serial, sender.creation, _ATOM, at_empty, _ATOM, at_name
-        )
-    )
+    pid = sender.id, sender.serial, sender.creation
+    return bytearray(_reg_send.pack(_REG_SEND_HEAD, _PID, 0, *pid, _ATOM, at_empty, _ATOM, at_name))
 
 
-def _write_altact(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
-    if record.token is not None or record.priority:
-        return None
-    sender = record.sender
-    atoms[sender.node] = 0
-    out = bytearray(
-        _altact.pack(_ALTACT_HEAD >> 32, _ALTACT_HEAD & 0xFFFFFFFF, _PID, 0, sender.id, sender.serial, sender.creation)
-    )
-    encode_into(out, record.alias, atoms)
-    return out
-
-
-def _write_alias(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
+def _write_to_alias(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
     if record.token is not None:
         return None
     sender = record.sender
     atoms[sender.node] = 0
-    out = bytearray(_alias.pack(_ALIAS_HEAD, _PID, 0, sender.id, sender.serial, sender.creation))
+    out = bytearray(_to_alias.pack(_ALIAS_HEAD, _PID, 0, sender.id, sender.serial, sender.creation))
     encode_into(out, record.alias, atoms)
     return out
 
 
-def _read_send(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[Send, int] | None:
+def _write_to_alias_altact(record: AliasSend, atoms: dict[Atom, int]) -> bytearray | None:
+    if record.token is not None or record.priority:
+        return None
+    sender = record.sender
+    atoms[sender.node] = 0
+    pid = sender.id, sender.serial, sender.creation
+    out = bytearray(_to_alias_altact.pack(_ALTACT_HEAD, _TO_ALIAS, _PID, 0, *pid))
+    encode_into(out, record.alias, atoms)
+    return out
+
+
+# The readers give a record that lacks its message, and where that begins, before `end`; None for the common road. They
+# raise IndexError for an atom that the header does not list.
+
+
+def _read_send(buffer: bytes, at: int, end: int, atoms: Sequence[Atom]) -> tuple[Send, int] | None:
+    after = at + _send.size
+    if after >= end:
+        return None
     _, kind, i, id, serial, creation, kind2, j, id2, serial2, creation2 = _send.unpack_from(buffer, at)
     if kind != _PID or kind2 != _PID:
         return None
-    to = Pid(atoms[j], id2, serial2, creation2)
-    return Send(to, None, Pid(atoms[i], id, serial, creation)), at + _send.size
+    return Send(Pid(atoms[j], id2, serial2, creation2), None, Pid(atoms[i], id, serial, creation)), after
 
 
-def _read_reg_send(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[RegSend, int] | None:
+def _read_reg_send(buffer: bytes, at: int, end: int, atoms: Sequence[Atom]) -> tuple[RegSend, int] | None:
+    after = at + _reg_send.size
+    if after >= end:
+        return None
     _, kind, i, id, serial, creation, kind2, j, kind3, k = _reg_send.unpack_from(buffer, at)
     if kind != _PID or kind2 != _ATOM or kind3 != _ATOM or j >= len(atoms):
         return None
-    return RegSend(Pid(atoms[i], id, serial, creation), atoms[k], None), at + _reg_send.size
+    return RegSend(Pid(atoms[i], id, serial, creation), atoms[k], None), after
 
 
-def _read_alias(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
-    _, kind, i, id, serial, creation = _alias.unpack_from(buffer, at)
-    if kind != _PID:
+def _read_to_alias(buffer: bytes, at: int, end: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
+    if at + _to_alias.size >= end:
         return None
-    alias, after = decode_from(buffer, at + _alias.size, atoms)
-    if type(alias) is not Reference:
+    _, kind, i, id, serial, creation = _to_alias.unpack_from(buffer, at)
+    if kind != _PID or buffer[at + _to_alias.size] != _REFERENCE:
         return None
-    return AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after
+    alias, after = decode_from(buffer, at + _to_alias.size, atoms)
+    return None if after >= end else (AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after)
 
 
-def _read_altact(buffer: bytes, at: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
-    _, head, kind, i, id, serial, creation = _altact.unpack_from(buffer, at)
-    if head != _ALTACT_HEAD & 0xFFFFFFFF or kind != _PID:
+def _read_to_alias_altact(buffer: bytes, at: int, end: int, atoms: Sequence[Atom]) -> tuple[AliasSend, int] | None:
+    if buffer[at + 4 : at + 6] != _TO_ALIAS:
         return None
-    alias, after = decode_from(buffer, at + _altact.size, atoms)
-    if type(alias) is not Reference:
-        return None
-    return AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after
+    return _read_to_alias(buffer, at + 2, end, atoms)  # from there on it is the same
 
 
 _READERS: Final[dict[bytes, _Reader]] = {
     _SEND_HEAD.to_bytes(4): _read_send,
     _REG_SEND_HEAD.to_bytes(4): _read_reg_send,
-    _ALIAS_HEAD.to_bytes(4): _read_alias,
-    (_ALTACT_HEAD >> 16).to_bytes(4): _read_altact,
+    _ALIAS_HEAD.to_bytes(4): _read_to_alias,
+    _ALTACT_HEAD.to_bytes(4): _read_to_alias_altact,
 }

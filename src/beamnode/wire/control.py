@@ -532,7 +532,7 @@ def _choose(record: Record, flags: int) -> _Choice | None:
 
 
 def _altact_bits(record: Record, flags: int) -> int:
-    """The bits of ALTACT_SIG_SEND when that is how to send this record, or 0 (dist.c: `erts_dsig_send_msg`, `_exit2`)."""
+    """The bits of ALTACT_SIG_SEND where that carries this record, or 0 (dist.c: `erts_dsig_send_msg`, `_exit2`)."""
     if not flags & _ALTACT_SIG:
         return 0
     match record:

@@ -69,7 +69,7 @@ class _Sequence:
 
 
 class Assembler:
-    """Puts payloads together from their fragments, several at a time: `begin` with a first one, `add` each that follows.
+    """Puts payloads together, several at a time: `begin` with a first fragment, `add` each that follows.
 
     Holds what has arrived and nothing for what is announced; all that is unfinished together is at most
     `message_bytes_max`, in at most `fragment_sequences_max` messages.

@@ -1,7 +1,7 @@
 """Frames: each message of an established connection behind its length, four bytes, big end first; length 0 is a tick.
 
-The reader cuts frames out of whatever pieces the carrier delivers, without moving bytes: a frame is told by its place in
-a buffer. Pieces of a frame that is still arriving are kept as they came and joined once, when it is whole.
+The reader cuts frames out of whatever pieces the carrier delivers, without moving bytes: a frame is told by its place
+in a buffer. Pieces of a frame that is still arriving are kept as they came and joined once, when it is whole.
 
 Source: erl_dist_protocol, "Protocol between Connected Nodes".
 """

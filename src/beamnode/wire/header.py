@@ -1,8 +1,8 @@
 """The distribution header: what stands before the terms of a message, and the atom cache that it keeps in step.
 
-Each direction has a cache of 2048 slots, 8 segments of 256, written by the sender alone. A header lists the atoms of its
-message by slot; the terms then name an atom by its place in that list (ATOM_CACHE_REF). An atom that is new to its slot
-comes with its text.
+Each direction has a cache of 2048 slots, 8 segments of 256, written by the sender alone. A header lists the atoms of
+its message by slot; the terms then name an atom by its place in that list (ATOM_CACHE_REF). An atom that is new to its
+slot comes with its text.
 
     131, 68, table            a message in one frame (`fragments.py` has the heads of the other two kinds)
     table:                    N, flags, references of N atoms; N = 0: that byte alone, no flags

@@ -24,8 +24,8 @@ TICK_INTENSITY_MAX: Final = 1000
 class Ticker:
     """Decides when to tick and when to give up. Times are seconds, `now` of the caller's clock.
 
-    The owner counts all that it reads and writes, ticks included, into the four public counters, calls `handle_deadline`
-    at `next_deadline()` and, when that says so, writes a tick.
+    The owner counts all that it reads and writes, ticks included, into the four public counters, calls
+    `handle_deadline` at `next_deadline()` and, when that says so, writes a tick.
     """
 
     __slots__ = (
