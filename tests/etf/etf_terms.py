@@ -50,15 +50,19 @@ def exact(term: Any) -> Any:
 u32 = st.integers(0, 2**32 - 1)
 names = st.one_of(
     st.sampled_from(["ok", "error", "", "true", "nil", "a@b", "Elixir.Enum", "$gen_call"]),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=255),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=3).map(lambda text: (text * 255)[:255]),
 )
 atoms = names.map(Atom)
 nodes = st.sampled_from(["a@b", "node@127.0.0.1", "nœud@hôte"]).map(Atom)
 integers = st.one_of(
     st.integers(-300, 300),
     st.integers(-(2**70), 2**70),
-    st.sampled_from(
-        [s * (2**n + d) for s in (1, -1) for n in (8, 27, 31, 32, 59, 63, 64, 2040, 2048) for d in (-1, 0, 1)]
+    st.builds(
+        lambda sign, bits, off: sign * (2**bits + off),
+        st.sampled_from([1, -1]),
+        st.sampled_from([8, 27, 31, 32, 59, 63, 64, 2040, 2048]),
+        st.integers(-1, 1),
     ),
 )
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -77,7 +81,7 @@ leaves = st.one_of(
     atoms,
     st.booleans(),
     st.none(),
-    st.binary(max_size=300),
+    st.binary(max_size=40),
     pids,
     ports,
     references,
@@ -91,7 +95,7 @@ keys = st.recursive(
 
 
 def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    tails = inner.filter(lambda term: not isinstance(term, list))
+    tails = inner.filter(lambda term: not isinstance(term, list | ImproperList))
     return st.one_of(
         st.lists(inner, max_size=6),
         st.lists(inner, max_size=6).map(tuple),

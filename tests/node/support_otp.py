@@ -63,23 +63,21 @@ number(To, Tag, Count) -> number(To, Tag, 1, Count).
 number(_, _, N, Count) when N > Count -> ok;
 number(To, Tag, N, Count) -> To ! {Tag, N}, number(To, Tag, N + 1, Count).
 
-% Runs until it is told how to end.
-obey() ->
+% A process that keeps its messages, runs what it is told, and hands its messages out one by one (`Puppet`).
+puppet() ->
     receive
-        {exit, Reason} -> exit(Reason);
-        {error, Reason} -> error(Reason);
-        {link, Pid} -> link(Pid), obey();
-        {unlink, Pid} -> unlink(Pid), obey();
-        {From, Fun} when is_function(Fun, 0) -> From ! {self(), Fun()}, obey();
-        stop -> ok
+        {'$run', From, Fun} -> From ! {self(), Fun()}, puppet();
+        {'$take', From, Milliseconds} ->
+            From ! {self(), receive Message -> {message, Message} after Milliseconds -> nothing end},
+            puppet()
     end.
-
-% Runs `Fun`, then tells everything that comes to `Owner`, in the order of its coming.
-witness(Owner, Fun) ->
-    Self = self(),
-    Pid = spawn(fun () -> Self ! {self(), Fun()}, tell(Owner) end),
-    receive {Pid, Result} -> {Pid, Result} end.
-tell(Owner) -> receive stop -> ok; Message -> Owner ! {seen, Message}, tell(Owner) end.
+order(Puppet, Request) ->
+    Monitor = monitor(process, Puppet),
+    Puppet ! Request,
+    receive
+        {Puppet, Result} -> demonitor(Monitor, [flush]), Result;
+        {'DOWN', Monitor, process, _, Reason} -> {ended, Reason}
+    end.
 
 nodeup(Node) -> lists:member(Node, nodes(connected)).
 
@@ -178,18 +176,16 @@ class World:
         return node
 
     async def erl(self, source: str, timeout: float = WAIT_SECONDS, **bindings: Any) -> Any:
-        """What the peer says to `source`."""
-        return await asyncio.to_thread(self.peer.eval, source, timeout, **bindings)
+        """What the peer says to `source`, whose own variables are forgotten."""
+        return await asyncio.to_thread(self.peer.eval, f"(fun () -> {source} end)()", timeout, **bindings)
 
     async def erl_until(self, source: str, **bindings: Any) -> None:
         """Wait until `source` is true there."""
         await asyncio.to_thread(self.peer.wait_until, source, WAIT_SECONDS, **bindings)
 
-    async def erl_spawn(self, body: str, **bindings: Any) -> Pid:
-        """A process there that evaluates `body`."""
-        pid = await self.erl(f"spawn(fun () -> {body} end)", **bindings)
-        assert isinstance(pid, Pid)
-        return pid
+    async def puppet(self) -> Puppet:
+        """A process there that does what it is told."""
+        return Puppet(self, await self.erl("spawn(fun support:puppet/0)"))
 
     async def connected(self, *, seen_there: str | None = None) -> list[Atom]:
         """The nodes that the peer is connected with; with `seen_there`, first wait until that node is among them."""
@@ -212,6 +208,41 @@ class World:
         """A node of ours that knows the cookie and the epmd."""
         options = {"cookie": self.cookie, "discovery": Epmd(self.epmd_port)} | options
         return Node(name or self.fresh_name(), **options)
+
+
+class Puppet:
+    """A process of the peer, held on strings that do not need a connection."""
+
+    def __init__(self, world: World, pid: Pid) -> None:
+        self.pid = pid
+        self._world = world
+
+    async def run(self, source: str, **bindings: Any) -> Any:
+        """What `source` gives when the process evaluates it; `(a.ended, reason)` when it ends of it."""
+        request = f"{{'$run', self(), fun () -> {source} end}}"
+        return await self._world.erl(f"support:order(Puppet, {request})", Puppet=self.pid, **bindings)
+
+    async def next(self, timeout: float = WAIT_SECONDS) -> Any:
+        """Its next message; TimeoutError when none comes."""
+        request = f"{{'$take', self(), {round(timeout * 1000)}}}"
+        match await self._world.erl(f"support:order(Puppet, {request})", timeout + WAIT_SECONDS, Puppet=self.pid):
+            case (a.message, message):
+                return message
+            case a.nothing:
+                raise TimeoutError(f"no message within {timeout} s")
+            case other:
+                raise AssertionError(f"the process has {other!r}")
+
+    async def nothing_comes(self, seconds: float = 0.1) -> None:
+        try:
+            message = await self.next(seconds)
+        except TimeoutError:
+            return
+        raise AssertionError(f"nothing was to come, but {message!r} did")
+
+    async def alive(self) -> bool:
+        answer: bool = await self._world.erl("is_process_alive(Puppet)", Puppet=self.pid)
+        return answer
 
 
 async def echo() -> None:

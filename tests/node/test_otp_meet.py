@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support_otp import HOST, World, echo, expect, nothing_comes, until
+from support_otp import HOST, World, expect, nothing_comes, until
 
-from beamnode import Atom, Node, NodeNameError, Pid, a, receive, register, self, send, spawn
+from beamnode import Atom, Node, NodeNameError, Pid, SpawnError, a, monitor, register, self, send
 from beamnode.errors import CookieMismatch, NodeNotFound
 from beamnode.testing.peers import Otp
 
@@ -83,21 +83,21 @@ def test_several_nodes_in_one_process(world: World) -> None:
                 await world.connected(seen_there=node.name.name)
             assert set(await world.erl("nodes()")) == {one.name, two.name}
             assert await world.erl("nodes(hidden)") == [three.name]
-            pids = [await node.run_process(_answered_by, world) for node in nodes]
-            assert [pid.node for pid in pids] == [node.name for node in nodes]
+            for node in nodes:
+                await node.run_process(greet, world)
         for node in nodes:
             await world.gone_there(node)
 
     asyncio.run(main())
 
 
-async def _answered_by(world: World) -> Pid:
-    """Which pid the peer sees when the current process sends it a message."""
-    remote = await world.erl_spawn("receive {From, whoami} -> From ! {you_are, From} end")
-    send(remote, (self(), a.whoami))
-    _, pid = await expect()
-    assert pid == self()
-    return pid
+async def greet(world: World) -> None:
+    """A message from the current process reaches the peer, and its answer the current process."""
+    puppet = await world.puppet()
+    send(puppet.pid, (a.hello, self()))
+    assert await puppet.next() == (a.hello, self())
+    await puppet.run("Pid ! hello_too", Pid=self())
+    assert await expect() is a.hello_too
 
 
 # --- Pings ------------------------------------------------------------------------------------------------------------
@@ -139,75 +139,274 @@ def test_a_node_that_is_not_there(world: World) -> None:
 # --- Goodbyes ---------------------------------------------------------------------------------------------------------
 
 
-def subscribe_all(node: Node) -> None:
-    node.monitor_nodes(node_type="all", nodedown_reason=True)
-
-
-PEER_WATCH = """
-{Watch, _} = support:witness(Owner, fun () ->
-    ok = net_kernel:monitor_nodes(true, [{node_type, all}, nodedown_reason])
-end), Watch
-"""
-
-
-async def seen(event: Atom) -> Any:
-    """What the watching process of the peer tells of the next `event`, as (node, info)."""
-    match = lambda message: message[0] is a.seen and message[1][0] is event  # noqa: E731
-    _, (_, node, info) = await expect(match)
-    return node, info if isinstance(info, dict) else dict(info)
-
-
-async def told(event: Atom) -> Any:
-    """What our own subscription tells of the next `event`."""
-    _, node, info = await expect(lambda message: message[0] is event)
-    return node, info
-
-
 @pytest.mark.parametrize("hidden", [False, True])
 def test_node_messages_on_both_sides(world: World, dial: Any, hidden: bool) -> None:
     """Both are told of nodeup and nodedown, with type and reason, whoever disconnects."""
     kind = a.hidden if hidden else a.visible
 
     async def main() -> None:
+        watch = await world.puppet()
+        await watch.run("net_kernel:monitor_nodes(true, [{node_type, all}, nodedown_reason])")
         async with world.node(hidden=hidden) as node:
-            outside = world.node("reporter@127.0.0.1", hidden=True)
-            async with outside:
-                assert await outside.connect(world.name)
-                await world.connected(seen_there=outside.name.name)
-                watch = await world.erl(PEER_WATCH, Owner=self())
-                events = asyncio.create_task(_both_ends(world, node, dial, kind))
-                await events
-                send(watch, a.stop)
-        await world.gone_there(node)
-        await world.gone_there(outside)
+            node.monitor_nodes(node_type="all", nodedown_reason=True)
+            for we_disconnect in (True, False):
+                await dial(world, node)
+                assert await expect() == (a.nodeup, world.name, {a.node_type: kind})
+                assert await watch.next() == (a.nodeup, node.name, [(a.node_type, kind)])
+                if we_disconnect:
+                    assert await node.disconnect(world.name) is True
+                    reasons = a.disconnect, a.connection_closed
+                else:
+                    assert await world.erl("erlang:disconnect_node(Node)", Node=node.name) is True
+                    reasons = a.connection_closed, a.disconnect
+                down = {a.node_type: kind, a.nodedown_reason: reasons[0]}
+                assert await expect() == (a.nodedown, world.name, down)
+                event, name, info = await watch.next()
+                assert (event, name) == (a.nodedown, node.name)
+                assert dict(info) == {a.node_type: kind, a.nodedown_reason: reasons[1]}
+                assert node.list("connected") == []
+            assert await node.disconnect(world.name) is False
 
     asyncio.run(main())
 
 
-async def _both_ends(world: World, node: Node, dial: Any, kind: Atom) -> None:
-    ours: asyncio.Queue[Any] = asyncio.Queue()
+def test_plain_node_messages(world: World, dial: Any) -> None:
+    """Without options only visible nodes are told of, in pairs; asked twice, told twice."""
 
-    async def listen() -> None:
-        subscribe_all(node)
-        while True:
-            ours.put_nowait(await receive())
+    async def main() -> None:
+        async with world.node() as node:
+            node.monitor_nodes()
+            node.monitor_nodes()
+            await dial(world, node)
+            await node.disconnect(world.name)
+            up, down = (a.nodeup, world.name), (a.nodedown, world.name)
+            assert [await expect() for _ in range(4)] == [up, up, down, down]
+            node.monitor_nodes(False)
+            await node.connect(world.name)
+            await nothing_comes()
+        await world.gone_there(node)
 
-    listener = asyncio.create_task(node.run_process(listen))
-    await asyncio.sleep(0)
-    for we_disconnect in (True, False):
-        await dial(world, node)
-        assert await ours.get() == (a.nodeup, world.name, {a.node_type: a.visible})
-        assert await seen(a.nodeup) == (node.name, {a.node_type: kind})
-        if we_disconnect:
-            assert await node.disconnect(world.name) is True
-        else:
-            assert await world.erl("erlang:disconnect_node(Node)", Node=node.name) is True
-        event, name, info = await ours.get()
-        assert (event, name) == (a.nodedown, world.name)
-        assert info == {a.node_type: a.visible, a.nodedown_reason: a.disconnect if we_disconnect else a.connection_closed}
-        there = await seen(a.nodedown)
-        reason = a.connection_closed if we_disconnect else a.disconnect
-        assert there == (node.name, {a.node_type: kind, a.nodedown_reason: reason})
-        assert node.list("connected") == []
-    listener.cancel()
-    await asyncio.wait([listener])
+    asyncio.run(main())
+
+
+def test_monitor_node(world: World) -> None:
+    """`erlang:monitor_node/2` and ours: a message when the connection is lost, and monitoring alone connects."""
+
+    async def main() -> None:
+        watch = await world.puppet()
+        async with world.node() as node:
+            node.monitor(world.name)
+            await until(lambda: node.list() == [world.name])
+            await watch.run("erlang:monitor_node(Node, true)", Node=node.name)
+            await node.disconnect(world.name)
+            assert await expect() == (a.nodedown, world.name)
+            assert await watch.next() == (a.nodedown, node.name)
+            await watch.run("erlang:monitor_node(Node, true)", Node=node.name)
+            await until(lambda: node.list() == [world.name])
+            node.monitor(world.name)
+            node.monitor(world.name, False)
+        assert await watch.next() == (a.nodedown, node.name)
+
+    asyncio.run(main())
+
+
+def test_stop_says_goodbye(world: World) -> None:
+    async def main() -> None:
+        watch = await world.puppet()
+        await watch.run("net_kernel:monitor_nodes(true, [nodedown_reason])")
+        node = world.node()
+        async with node:
+            await node.connect(world.name)
+            node.monitor_nodes(nodedown_reason=True)
+            assert (await watch.next())[:2] == (a.nodeup, node.name)
+            assert await node.stop() is True
+            assert await expect() == (a.nodedown, world.name, {a.nodedown_reason: a.net_kernel_terminated})
+            assert (await watch.next())[:2] == (a.nodedown, node.name)
+            assert await node.connect(world.name) is None
+            assert await node.disconnect(world.name) is None
+            assert node.list() == []
+
+    asyncio.run(main())
+
+
+# --- dist_auto_connect ------------------------------------------------------------------------------------------------
+
+
+def test_auto_connect_never(world: World) -> None:
+    async def main() -> None:
+        target = await world.puppet()
+        async with world.node(dist_auto_connect="never") as node:
+            send(target.pid, a.lost)
+            reference = monitor(target.pid)
+            assert await expect() == (a.DOWN, reference, a.process, target.pid, a.noconnection)
+            with pytest.raises(SpawnError):
+                await node.spawn(world.name, "erlang", "self", [])
+            assert node.list() == []
+            assert await node.connect(world.name) is True
+            send(target.pid, a.hello)
+            assert await target.next() is a.hello
+            await node.disconnect(world.name)
+            send(target.pid, a.lost)
+            await target.nothing_comes()
+            await world.erl("Pid ! {hello, self()}, ok", Pid=self())  # they may connect all the same
+            assert (await expect())[0] is a.hello
+            assert node.list() == [world.name]
+
+    asyncio.run(main())
+
+
+def test_auto_connect_once(world: World) -> None:
+    async def main() -> None:
+        target = await world.puppet()
+        async with world.node(dist_auto_connect="once") as node:
+            send(target.pid, a.first)
+            assert await target.next() is a.first
+            await node.disconnect(world.name)
+            send(target.pid, a.lost)
+            await target.nothing_comes()
+            assert node.list() == []
+            assert await node.connect(world.name) is True
+            send(target.pid, a.second)
+            assert await target.next() is a.second
+            await node.disconnect(world.name)
+            await world.gone_there(node)
+            assert await world.erl("net_kernel:connect_node(Node)", Node=node.name) is True  # that lifts the bar too
+            send(target.pid, a.third)
+            assert await target.next() is a.third
+
+    asyncio.run(main())
+
+
+def test_auto_connect_always(world: World) -> None:
+    async def main() -> None:
+        target = await world.puppet()
+        async with world.node() as node:
+            for message in range(3):
+                send(target.pid, message)
+                assert await target.next() == message
+                await node.disconnect(world.name)
+
+    asyncio.run(main())
+
+
+# --- Cookies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_cookie(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with world.node(cookie="wrong") as node:
+            with caplog.at_level(logging.INFO, "beamnode"):
+                assert await node.connect(world.name) is False
+            errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+            assert len(errors) == 1
+            assert "cookie" in errors[0].getMessage()
+            assert "wrong" not in errors[0].getMessage()
+            assert world.cookie not in caplog.text
+            assert isinstance(node.connect_error(world.name), CookieMismatch)
+            assert await node.ping(world.name) is a.pang
+            caplog.clear()
+            assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pang
+            assert "cookie" in caplog.text
+            assert world.cookie not in caplog.text
+            assert node.list("known") == [node.name]
+            async with world.node() as other:  # neither has fallen
+                assert await other.ping(world.name) is a.pong
+                assert await node.ping(other.name) is a.pang
+
+    asyncio.run(main())
+
+
+def test_cookies_of_single_nodes(world: World) -> None:
+    """`set_cookie(cookie, node)` and `erlang:set_cookie(Node, Cookie)`, each for itself, let both sides dial."""
+
+    async def main() -> None:
+        async with world.node(cookie="own") as node:
+            node.set_cookie(world.cookie, world.name)
+            assert (node.get_cookie(), node.get_cookie(world.name)) == (a.own, Atom(world.cookie))
+            assert await node.ping(world.name) is a.pong
+            await node.disconnect(world.name)
+            await world.gone_there(node)
+            assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pong
+        await world.gone_there(node)
+        async with world.node(cookie="own") as node:
+            await world.erl("erlang:set_cookie(Node, own)", Node=node.name)
+            assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pong
+            await node.disconnect(world.name)
+            await world.gone_there(node)
+            assert await node.ping(world.name) is a.pong
+            node.set_cookie("another")  # for connections to come
+            assert node.list() == [world.name]
+            await node.disconnect(world.name)
+            assert await node.connect(world.name) is False
+
+    asyncio.run(main())
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def test_short_names(world: World) -> None:
+    """`-sname`: short names meet, short and long ones cannot, and each side says so."""
+    host = "localhost"
+    peer = world.start_peer(f"short@{host}")
+
+    async def main() -> None:
+        async with world.node(f"pyshort@{host}") as node:
+            assert await node.ping(peer.name) is a.pong
+            await node.disconnect(peer.name)
+            await asyncio.to_thread(peer.wait_until, "nodes() =:= []")
+            assert await asyncio.to_thread(peer.eval, f"net_adm:ping('{node.name}')") is a.pong
+            assert node.list() == [Atom(peer.name)]
+            with pytest.raises(NodeNameError, match="has a short name, but .* is a long one"):
+                await node.connect(world.name)
+            assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pang
+        async with world.node() as node:
+            with pytest.raises(NodeNameError, match="has a long name, but .* is a short one"):
+                await node.connect(peer.name)
+            assert await asyncio.to_thread(peer.eval, f"net_adm:ping('{node.name}')") is a.pang
+            assert node.list("connected") == []
+
+    with peer:
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", [HOST, "localhost"])
+def test_a_peer_that_wants_a_name(world: World, host: str) -> None:
+    """A node without a name (as `erl -remsh` is one) connects, gets a name from us, and can talk with us."""
+    domain = "longnames" if host == HOST else "shortnames"
+    arguments = ["-dist_listen", "false"]
+    anonymous = world.start_peer(None, interface=None, extra_args=arguments, cookie=None)
+
+    async def main() -> None:
+        async with world.node(f"giver@{host}") as node:
+            node.monitor_nodes(node_type="all")
+            register("here", self())
+            names = []
+            for _ in range(2):
+                name = await asyncio.to_thread(
+                    anonymous.eval, START_ANONYMOUS, 20, Node=node.name, Domain=Atom(domain), Cookie=Atom(world.cookie)
+                )
+                assert name.name.endswith(f"@{host}" if domain == "shortnames" else name.name)
+                assert await expect() == (a.nodeup, name, {a.node_type: a.hidden})
+                assert node.list("hidden") == [name]
+                await asyncio.to_thread(anonymous.eval, f"{{here, '{node.name}'}} ! {{hello, self()}}")
+                match await expect():
+                    case (a.hello, Pid() as pid):
+                        assert pid.node is name
+                        send(pid, (a.answer, self()))
+                answer = await asyncio.to_thread(anonymous.eval, "receive X -> X after 5000 -> none end")
+                assert answer == (a.answer, self())
+                await asyncio.to_thread(anonymous.eval, "net_kernel:stop()")
+                assert await expect() == (a.nodedown, name, {a.node_type: a.hidden})
+                names.append(name)
+
+    with anonymous:
+        asyncio.run(main())
+
+
+START_ANONYMOUS = """
+{ok, _} = net_kernel:start([undefined, Domain]),
+erlang:set_cookie(Node, Cookie),
+true = net_kernel:hidden_connect_node(Node),
+node()
+"""

@@ -1,4 +1,4 @@
-"""The machine of `global_name_server` by itself, message by message. The shapes are those captured between OTP nodes."""
+"""The machine of `global_name_server` by itself, message by message, in the shapes captured between OTP nodes."""
 
 from __future__ import annotations
 

@@ -47,9 +47,11 @@ def test_when_silence_is_noticed(last_byte: float, intensity: int) -> None:
     while ticker.next_deadline() < last_byte:
         ticker.handle_deadline(ticker.next_deadline())
     ticker.bytes_in += 1
-    for _ in range(intensity + (ticker.bytes_in > 0 and last_byte > 0) - (last_byte == 0.0)):
+    for _ in range(intensity):
         ticker.handle_deadline(ticker.next_deadline())
-    noticed = ticker.next_deadline() - interval
+    noticed = ticker.next_deadline()
+    with pytest.raises(NetTickTimeout):
+        ticker.handle_deadline(noticed)
     assert last_byte + 60.0 - 1e-6 <= noticed <= last_byte + 60.0 + interval + 1e-6
 
 

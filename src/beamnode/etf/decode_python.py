@@ -91,7 +91,7 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                 elif tag == known_atom:
                     end = pos + 2 + data[pos + 1]
                     try:
-                        append(atom_values[data[pos + 2 : end]])  # type: ignore[index]
+                        append(atom_values[data[pos + 2 : end]])
                         pos = end
                     except KeyError:
                         value, pos = leaves[119](data, pos + 1, size, atoms, limits)  # type: ignore[misc]

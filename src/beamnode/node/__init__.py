@@ -6,7 +6,7 @@ What the floors above use of it is named here.
 from beamnode.core.process import AliasKind
 from beamnode.node.current import current_body
 from beamnode.node.epmd import Epmd
-from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts
+from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.functions import (
     Timer,
     alias,
@@ -43,6 +43,7 @@ __all__ = [
     "Service",
     "StaticPorts",
     "Timer",
+    "Unlisted",
     "alias",
     "current_body",
     "demonitor",
