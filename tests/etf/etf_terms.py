@@ -38,7 +38,8 @@ def exact(term: Any) -> Any:
         case ImproperList():
             return ("improper", exact(term.elements), exact(term.tail))
         case Fun():
-            return ("fun", term.module, term.uniq, term.index, term.old_uniq, term.pid, exact(term.free))
+            # Not its pid, which OTP forgets from 27 on and which never made two funs differ.
+            return ("fun", term.module, term.arity, term.uniq, term.index, term.old_uniq, exact(term.free))
         case NativeRecord():
             return ("record", term.module, term.name, term.exported, exact(term.fields))
         case Atom(name="true" | "false" | "nil" as name):

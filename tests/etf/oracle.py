@@ -13,7 +13,7 @@ from beamnode.testing.peers import Otp
 # Packets with a four-byte length on stdin and stdout. A request is an operation and its items, each after its length:
 #   e  for each item: term_to_binary(binary_to_term(Item)), or nothing where that is `badarg`
 #   s  for each two items: <<1>> where they are the same term, otherwise <<0>>
-#   x  for each item, the source of an Erlang expression: term_to_binary of its value
+#   x  for each item, the source of an Erlang expression: term_to_binary of its value, or nothing where it has none
 #   c  the same, compressed
 _PROGRAM = """
 Port = open_port({fd, 0, 1}, [binary, {packet, 4}]),
@@ -31,8 +31,8 @@ Answer = fun
     ($s, Items) -> [Try(fun() ->
             case erlang:binary_to_term(A) =:= erlang:binary_to_term(B) of true -> <<1>>; false -> <<0>> end
         end) || {A, B} <- Pairs(Items)];
-    ($x, Items) -> [Out(Value(I)) || I <- Items];
-    ($c, Items) -> [term_to_binary(Value(I), [compressed]) || I <- Items]
+    ($x, Items) -> [Try(fun() -> Out(Value(I)) end) || I <- Items];
+    ($c, Items) -> [Try(fun() -> term_to_binary(Value(I), [compressed]) end) || I <- Items]
 end,
 Loop = fun Loop() ->
     receive {Port, {data, <<Op, Rest/binary>>}} ->

@@ -16,6 +16,10 @@ from beamnode.etf import Atom, Fun, ImproperList, LocalTerm, Pid, TermLimitExcee
 from beamnode.limits import DEFAULT_LIMITS
 
 
+# Hypothesis writes out every strategy inside a strategy, at length.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
 @given(all_terms)
 @settings(max_examples=300)
 def test_round_trip(term: Any) -> None:

@@ -27,6 +27,9 @@ from beamnode.etf import (
     codec,
 )
 
+# Hypothesis writes out every strategy inside a strategy, at length.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 NODE = b"w\x03a@b"
 HEADER_ATOMS = (Atom("ok"), Atom("true"), None, a["a@b"])
 
@@ -114,6 +117,8 @@ def decode_whole(data: bytes | bytearray | memoryview, **options: Any) -> Any:
 @pytest.mark.parametrize(("data", "term"), KNOWN, ids=repr)
 def test_known_bytes(data: bytes, term: Any) -> None:
     assert exact(decode_whole(data)) == exact(term)
+    assert type(decode_whole(data)) is type(term)
+    assert decode_whole(data) == term
 
 
 @pytest.mark.parametrize("make", [bytearray, memoryview, lambda data: memoryview(bytearray(data)).cast("b")])

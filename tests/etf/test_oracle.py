@@ -19,6 +19,10 @@ from beamnode.etf import Atom, Export, Fun, NativeRecord, Pid, Port, Reference, 
 from beamnode.testing.peers import Otp
 
 
+# Hypothesis writes out every strategy inside a strategy, at length.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
 @pytest.fixture(scope="module")
 def oracle(otp: Otp) -> Iterator[Oracle]:
     with Oracle(otp) as running:
@@ -111,7 +115,7 @@ def test_we_read_what_otp_writes(oracle: Oracle, compressed: bool) -> None:
 def test_terms_of_other_nodes(oracle: Oracle) -> None:
     """References of five words too, although OTP 25 makes none so long."""
     for ours, theirs in zip(DISTANT, oracle.reencode(*DISTANT), strict=True):
-        assert codec.decode(theirs) == codec.decode(ours)
+        assert exact(codec.decode(theirs)) == exact(codec.decode(ours))
     assert all(oracle.same(*[(ours, codec.encode(codec.decode(ours))) for ours in DISTANT]))
 
 
@@ -122,9 +126,7 @@ def sources(draw: st.DrawFn, depth: int = 3) -> str:
     integer = st.integers(-(2**66), 2**66).map(str)
     leaf = st.one_of(
         integer,
-        st.floats(allow_nan=False, allow_infinity=False, width=32).map(
-            lambda value: repr(float(f"{value:.3e}")) if False else f"{value:.6e}"
-        ),
+        st.floats(-1e30, 1e30).map(lambda value: f"{value:.9e}"),
         st.sampled_from(["ok", "true", "nil", "self()", "make_ref()", "fun lists:map/2", "[]", "<<>>", "alias()"]),
         st.binary(max_size=5).map(lambda data: f"<<{','.join(map(str, data))}>>"),
         st.integers(1, 60).map(lambda bits: f"<<12345:{bits}>>"),
@@ -141,7 +143,7 @@ def sources(draw: st.DrawFn, depth: int = 3) -> str:
             st.tuples(inner, leaf).map(lambda pair: f"[{pair[0]}|{pair[1]}]"),
             pairs.map(lambda items: f"#{{{','.join(f'{key}=>{value}' for key, value in items)}}}"),
             st.lists(st.integers(0, 255), max_size=5).map(str),
-            inner.map(lambda source: f"begin V = {source}, fun() -> V end end"),
+            inner.map(lambda source: f"(fun(V) -> fun() -> V end end)({source})"),
         )
     )
 
@@ -149,7 +151,7 @@ def sources(draw: st.DrawFn, depth: int = 3) -> str:
 @given(batch=st.lists(sources(), min_size=5, max_size=15))
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_we_read_whatever_otp_makes(oracle: Oracle, batch: list[str]) -> None:
-    theirs = oracle.evaluate(*[source.replace("V", f"V{i}") for i, source in enumerate(batch)])
+    theirs = oracle.evaluate(*batch)
     ours = [codec.encode(codec.decode(data)) for data in theirs]
     for source, same in zip(batch, oracle.same(*zip(theirs, ours, strict=True)), strict=True):
         assert same, source
@@ -170,8 +172,10 @@ def test_known_bytes_are_known_to_otp(oracle: Oracle) -> None:
 
 def test_what_we_refuse_otp_refuses(oracle: Oracle) -> None:
     lenient = {
-        "arity 256",  # and OTP 27 crashes on it later
+        "arity 256",  # which crashes the virtual machine of 27
+        "fun of no pid",  # which crashes that of 25
         "fun of another size",
+        "old float, no end",  # 29 reads it
     }
     asked = {name: data for name, data in REFUSED.items() if name not in lenient and b"R" not in data}
     for name, theirs in zip(asked, oracle.reencode(*[b"\x83" + data for data in asked.values()]), strict=True):
@@ -198,6 +202,14 @@ def test_which_form_ports_take(oracle: Oracle) -> None:
     assert big[1] == 120
 
 
+def test_creators_of_funs(oracle: Oracle) -> None:
+    """OTP 25 keeps the pid of a fun; from 27 on every fun is by the pid 0.0 of the writing node."""
+    fun = Fun(a.nowhere, 2, b"u" * 16, 3, 5, 6, Pid(a["x@y"], 1, 2, 3), ())
+    (theirs,) = oracle.reencode(codec.encode(fun))
+    creator = codec.decode(theirs).pid
+    assert creator == (fun.pid if oracle.release == 25 else Pid(a["nonode@nohost"], 0, 0, 0))
+
+
 def test_alias_references(oracle: Oracle) -> None:
     (alias,) = oracle.evaluate("alias()")
     assert len(codec.decode(alias).words) == (3 if oracle.release == 25 else 5)
@@ -211,7 +223,7 @@ def test_both_zeros_as_keys(oracle: Oracle) -> None:
 
 
 def test_native_records(oracle: Oracle) -> None:
-    record = NativeRecord(a.mymod, a.myrec, ((a.b, Atom("hello")), (a.a, [1])), True)
+    record = NativeRecord(a.mymod, a.myrec, ((a.b, Atom("hello")), (a.a, (1.0,))), True)
     for term in (record, NativeRecord(a.m, a.r, (), False), [record, {record: (record,)}]):
         ours = codec.encode(term)
         (theirs,) = oracle.reencode(ours)

@@ -50,6 +50,8 @@ comes_back(Echo, Term) ->
 compare(Term) ->
     receive {From, Received} -> From ! {compared, Received =:= Term, Term} end.
 
+closure(Value) -> fun (X) -> #{closed => Value, given => X} end.
+
 % Counts `{Tag, 1}` to `{Tag, Count}`, which must come in order, then tells `Owner`.
 count(Owner, Tag, Count) -> count(Owner, Tag, 1, Count).
 count(Owner, Tag, N, Count) when N > Count -> Owner ! {counted, Tag, Count};

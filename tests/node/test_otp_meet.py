@@ -13,7 +13,7 @@ from support_otp import HOST, World, expect, nothing_comes, until
 
 from beamnode import Atom, Node, NodeNameError, Pid, SpawnError, a, monitor, register, self, send
 from beamnode.errors import CookieMismatch, NodeNotFound
-from beamnode.testing.peers import Otp
+from beamnode.testing.peers import ErlNode, Otp
 
 pytestmark = pytest.mark.otp
 
@@ -130,8 +130,7 @@ def test_a_node_that_is_not_there(world: World) -> None:
             node.monitor(f"nobody@{HOST}")
             assert await expect() == (a.nodedown, Atom(f"nobody@{HOST}"))
             send(("someone", f"nobody@{HOST}"), a.hello)
-            assert node.list("known") == [node.name] or await asyncio.sleep(0.5) is None
-            assert node.list() == []
+            await until(lambda: node.list("known") == [node.name])
 
     asyncio.run(main())
 
@@ -349,6 +348,7 @@ def test_short_names(world: World) -> None:
     """`-sname`: short names meet, short and long ones cannot, and each side says so."""
     host = "localhost"
     peer = world.start_peer(f"short@{host}")
+    peer.eval(KNOW_LOCALHOST)
 
     async def main() -> None:
         async with world.node(f"pyshort@{host}") as node:
@@ -357,11 +357,11 @@ def test_short_names(world: World) -> None:
             await asyncio.to_thread(peer.wait_until, "nodes() =:= []")
             assert await asyncio.to_thread(peer.eval, f"net_adm:ping('{node.name}')") is a.pong
             assert node.list() == [Atom(peer.name)]
-            with pytest.raises(NodeNameError, match="has a short name, but .* is a long one"):
+            with pytest.raises(NodeNameError, match=r"has a short name, but .* is a long one"):
                 await node.connect(world.name)
             assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pang
         async with world.node() as node:
-            with pytest.raises(NodeNameError, match="has a long name, but .* is a short one"):
+            with pytest.raises(NodeNameError, match=r"has a long name, but .* is a short one"):
                 await node.connect(peer.name)
             assert await asyncio.to_thread(peer.eval, f"net_adm:ping('{node.name}')") is a.pang
             assert node.list("connected") == []
@@ -370,43 +370,54 @@ def test_short_names(world: World) -> None:
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("host", [HOST, "localhost"])
-def test_a_peer_that_wants_a_name(world: World, host: str) -> None:
-    """A node without a name (as `erl -remsh` is one) connects, gets a name from us, and can talk with us."""
-    domain = "longnames" if host == HOST else "shortnames"
-    arguments = ["-dist_listen", "false"]
-    anonymous = world.start_peer(None, interface=None, extra_args=arguments, cookie=None)
+@pytest.mark.parametrize("option", ["-name", "-sname"])
+def test_a_peer_that_wants_a_name(world: World, option: str) -> None:
+    """A node without a name (as `erl -remsh` is one) connects, gets a name from us, and can talk with us.
+
+    When it comes again it gets the same name with a greater creation, as from OTP.
+    """
+    host = HOST if option == "-name" else "localhost"
+    extra = [option, f"undefined@{host}", "-setcookie", world.cookie]
+    nameless = world.start_peer(None, cookie=None, extra_args=extra)
+    nameless.eval(KNOW_LOCALHOST)
 
     async def main() -> None:
         async with world.node(f"giver@{host}") as node:
             node.monitor_nodes(node_type="all")
             register("here", self())
-            names = []
-            for _ in range(2):
-                name = await asyncio.to_thread(
-                    anonymous.eval, START_ANONYMOUS, 20, Node=node.name, Domain=Atom(domain), Cookie=Atom(world.cookie)
-                )
-                assert name.name.endswith(f"@{host}" if domain == "shortnames" else name.name)
-                assert await expect() == (a.nodeup, name, {a.node_type: a.hidden})
-                assert node.list("hidden") == [name]
-                await asyncio.to_thread(anonymous.eval, f"{{here, '{node.name}'}} ! {{hello, self()}}")
-                match await expect():
-                    case (a.hello, Pid() as pid):
-                        assert pid.node is name
-                        send(pid, (a.answer, self()))
-                answer = await asyncio.to_thread(anonymous.eval, "receive X -> X after 5000 -> none end")
-                assert answer == (a.answer, self())
-                await asyncio.to_thread(anonymous.eval, "net_kernel:stop()")
-                assert await expect() == (a.nodedown, name, {a.node_type: a.hidden})
-                names.append(name)
+            first = await _visit(node, nameless)
+            second = await _visit(node, nameless)
+            assert first.node.name.endswith(f"@{host}")
+            assert second.node is first.node
+            assert second.creation == first.creation + 1
+            third = await _visit(node, nameless)
+            assert third.creation == first.creation + 2
 
-    with anonymous:
+    with nameless:
         asyncio.run(main())
 
 
-START_ANONYMOUS = """
-{ok, _} = net_kernel:start([undefined, Domain]),
-erlang:set_cookie(Node, Cookie),
-true = net_kernel:hidden_connect_node(Node),
-node()
+VISIT = """
+true = net_kernel:connect_node(Node),
+{here, Node} ! {hello, self()},
+receive {answer, _} = Answer -> {node(), Answer} after 5000 -> none end
 """
+
+
+async def _visit(node: Node, nameless: ErlNode) -> Pid:
+    """It connects, asks, is answered, and is sent away; its pid under the name that it got."""
+    visit = asyncio.create_task(asyncio.to_thread(nameless.eval, VISIT, Node=node.name))
+    _, name, _ = await expect(lambda message: message[0] is a.nodeup)
+    _, pid = await expect(lambda message: message[0] is a.hello)
+    assert node.list("hidden") == [name] == [pid.node]
+    send(pid, (a.answer, self()))
+    assert await visit == (name, (a.answer, self()))
+    await node.disconnect(name)
+    await expect(lambda message: message[0] is a.nodedown)
+    await asyncio.to_thread(nameless.wait_until, "node() =:= nonode@nohost")
+    assert isinstance(pid, Pid)
+    return pid
+
+
+# Not every root of a peer has /etc/hosts.
+KNOW_LOCALHOST = 'inet_db:add_host({127, 0, 0, 1}, ["localhost"]), inet_db:set_lookup([file, native])'

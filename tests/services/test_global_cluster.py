@@ -1,4 +1,4 @@
-"""Whole clusters: they mesh, agree on names, never overlap, whatever the network does; seeds are in the tests' names."""
+"""Whole clusters: they mesh, agree on names, never overlap, whatever the network does; seeds are in the test names."""
 
 from __future__ import annotations
 

@@ -323,6 +323,7 @@ class Network:
             creation=event.creation,
             flags=int(event.flags),
             address=session.peer_address,
+            counters=session.counters,
         )
         if up is None:
             return False

@@ -52,6 +52,7 @@ class Runtime:
         self._spawn_requested = spawn_requested
         self._thread = threading.get_ident()
         self._flushing = False
+        self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
 
     # --- Carrying out -------------------------------------------------------------------------------------------------
 
@@ -89,6 +90,10 @@ class Runtime:
             self.node_monitors.forget(process)
             if process.body is not None:
                 process.body.stop()
+                task = getattr(process.body, "task", None)
+                if task is not None and not task.done():
+                    self.ending.add(task)  # asyncio itself keeps no strong reference
+                    task.add_done_callback(self.ending.discard)
 
     def _flush_spawning(self) -> None:
         spawning = self.spawning

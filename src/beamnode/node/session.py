@@ -74,9 +74,10 @@ class Session:
     def peer_address(self) -> tuple[str, int] | None:
         return None if self._stream is None else self._stream.peer_address
 
-    @property
-    def channel(self) -> Channel | None:
-        return self._channel
+    def counters(self) -> tuple[int, int]:
+        """Bytes received and sent since the handshake."""
+        ticker = None if self._channel is None else self._channel.ticker
+        return (0, 0) if ticker is None else (ticker.bytes_in, ticker.bytes_out)
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
