@@ -50,6 +50,7 @@ comes_back(Echo, Term) ->
 compare(Term) ->
     receive {From, Received} -> From ! {compared, Received =:= Term, Term} end.
 
+local() -> fun echo/0.
 closure(Value) -> fun (X) -> #{closed => Value, given => X} end.
 
 % Counts `{Tag, 1}` to `{Tag, Count}`, which must come in order, then tells `Owner`.
@@ -178,12 +179,14 @@ class World:
         return node
 
     async def erl(self, source: str, timeout: float = WAIT_SECONDS, **bindings: Any) -> Any:
-        """What the peer says to `source`, whose own variables are forgotten."""
-        return await asyncio.to_thread(self.peer.eval, f"(fun () -> {source} end)()", timeout, **bindings)
+        """What the peer says to `source`; its variables are its own, and forgotten."""
+        call = f"apply(fun ({', '.join(bindings)}) -> {source} end, GIVEN)"
+        return await asyncio.to_thread(self.peer.eval, call, timeout, GIVEN=list(bindings.values()))
 
     async def erl_until(self, source: str, **bindings: Any) -> None:
         """Wait until `source` is true there."""
-        await asyncio.to_thread(self.peer.wait_until, source, WAIT_SECONDS, **bindings)
+        waiting = f"support:until(fun () -> {source} end, {WAIT_SECONDS:.0f})"
+        assert await self.erl(waiting, 2 * WAIT_SECONDS, **bindings) is True, f"never came true: {source}"
 
     async def puppet(self) -> Puppet:
         """A process there that does what it is told."""

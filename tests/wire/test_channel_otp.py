@@ -141,7 +141,7 @@ def world(peer: ErlNode, request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def test_messages_there_and_back(world: World) -> None:
-    for message in (a.ok, (a.msg, 1, b"payload"), [1, 2.5, {a.k: None}], world.me, world.ref(7), [], "text".encode()):
+    for message in (a.ok, (a.msg, 1, b"payload"), [1, 2.5, {a.k: None}], world.me, world.ref(7), [], b"text"):
         assert world.echoed(message) == message
         assert world.echoed(message) == message
 

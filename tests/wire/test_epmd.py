@@ -1,4 +1,4 @@
-"""wire/epmd.py: each message byte for byte, the table's rules, and the server's end of a connection with any bytes.
+"""wire/epmd.py and wire/epmd_server.py: each message byte for byte, the table, the end of a connection with any bytes.
 
 The cases of OTP's epmd_SUITE.erl are here under their names there, as far as they need no socket.
 """
@@ -20,24 +20,16 @@ from beamnode.wire.epmd import (
     CREATION_MIN,
     EXTRA_BYTES_MAX,
     HIDDEN,
-    REMEMBERED_NAMES_MAX,
     AliveAnswer,
     AliveRequest,
     DumpRequest,
-    EpmdRegistry,
-    EpmdServerConnection,
-    KillAccepted,
     KillRequest,
     NamesAnswer,
     NamesRequest,
     NodeEntry,
-    NodeRegistered,
-    NodeStopped,
-    NodeUnregistered,
     PortAnswer,
     PortRequest,
     Request,
-    ServerEvent,
     StopRequest,
     decode_alive_answer,
     decode_names_answer,
@@ -48,6 +40,16 @@ from beamnode.wire.epmd import (
     encode_port_answer,
     encode_request,
     name_problem,
+)
+from beamnode.wire.epmd_server import (
+    REMEMBERED_NAMES_MAX,
+    EpmdRegistry,
+    EpmdServerConnection,
+    KillAccepted,
+    NodeRegistered,
+    NodeStopped,
+    NodeUnregistered,
+    ServerEvent,
 )
 
 ALIVE_A = b"\x00\x0ex\x10\x92M\x00\x00\x06\x00\x05\x00\x01a\x00\x00"

@@ -1,4 +1,4 @@
-"""Our own epmd: sockets, time and entropy around `wire.epmd`'s table and connections.
+"""Our own epmd: sockets, time and entropy around `wire.epmd_server`'s table and connections.
 
 It listens where OTP's epmd does: on all interfaces, or on given addresses and loopback. Nothing that a peer sends ends
 it; a peer that sends nonsense, or nothing in 60 s, loses its connection, and so does the longest idle one when there
@@ -19,7 +19,7 @@ from typing import assert_never, cast
 from beamnode.errors import EpmdError, PeerError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.epmd_ask import IPV4_LOOPBACK, IPV6_LOOPBACK, reason_of
-from beamnode.wire import epmd as wire
+from beamnode.wire import epmd_server as wire
 
 _BACKLOG = 128
 _CLOSE_TIMEOUT_SECONDS = 1.0
@@ -92,7 +92,7 @@ class EpmdServer:
     """An epmd on sockets that listen already (`open_listeners`). `start` it in the event loop that shall serve it.
 
     `leave_after_seconds`: end by itself that long after the last node has gone, or after the start when none came;
-    None: stay. The other options are those of `wire.epmd.EpmdServerConnection`.
+    None: stay. The other options are those of `wire.epmd_server.EpmdServerConnection`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""epmd, Erlang's port mapper: its messages for both sides, the table it keeps, and its end of one connection.
+"""epmd, Erlang's port mapper: its messages, for both sides. What a server does with them: `epmd_server.py`.
 
 A node registers its name and port at the epmd of its own host, and the registration lasts as long as that connection.
 Who looks for a node asks the epmd of the node's host for the port. A client sends one request per connection:
@@ -19,9 +19,7 @@ rules; erl_epmd.erl for what a node does. Sans-I/O: nothing here opens a socket 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import Struct
 from typing import assert_never
 
@@ -47,18 +45,16 @@ VERSION_LOW = 5  # WIRE.md: OTP 25, 27 and 29 still say 5
 NAME_CHARACTERS_MAX = 255
 NAME_BYTES_MAX = 4 * NAME_CHARACTERS_MAX  # OTP: MAXSYMLEN
 EXTRA_BYTES_MAX = NAME_BYTES_MAX
-REMEMBERED_NAMES_MAX = 1000  # OTP: MAX_UNREG_COUNT
 CREATION_MIN = 4  # 0 is no creation; 1 to 3 are those of nodes with a creation of two bits
 CREATION_MAX = 2**32 - 1
 REFUSED_CREATION = 99  # what OTP puts into the field when it refuses
-PACKET_TIMEOUT_SECONDS = 60.0  # OTP: -packet_timeout
 
-_LENGTH = Struct("!H")
+LENGTH = Struct("!H")
 _ALIVE2 = Struct("!BHBBHHH")  # tag, port, type, protocol, highest and lowest version, length of the name
 _PORT2 = Struct("!BBHBBHHH")  # the same after a result
 _ALIVE2_ANSWER = Struct("!BBH")
 _ALIVE2_X_ANSWER = Struct("!BBI")
-_EPMD_PORT = Struct("!I")
+EPMD_PORT = Struct("!I")
 
 
 # --- Messages ---------------------------------------------------------------------------------------------------------
@@ -169,7 +165,7 @@ def encode_request(request: Request) -> bytes:
         case AliveRequest(node):
             body = _encode_alive2(node)
         case PortRequest(name):
-            body = bytes([PORT_PLEASE2_REQ]) + _name_bytes(name)
+            body = bytes([PORT_PLEASE2_REQ]) + name_bytes(name)
         case NamesRequest():
             body = bytes([NAMES_REQ])
         case DumpRequest():
@@ -177,10 +173,10 @@ def encode_request(request: Request) -> bytes:
         case KillRequest():
             body = bytes([KILL_REQ])
         case StopRequest(name):
-            body = bytes([STOP_REQ]) + _name_bytes(name)
+            body = bytes([STOP_REQ]) + name_bytes(name)
         case _ as never:
             assert_never(never)
-    return _LENGTH.pack(len(body)) + body
+    return LENGTH.pack(len(body)) + body
 
 
 def decode_request(body: bytes) -> Request:
@@ -232,11 +228,11 @@ def encode_port_answer(answer: PortAnswer) -> bytes:
     node = answer.node
     if node is None:
         return bytes([PORT2_RESP, 1])
-    name = _name_bytes(node.name)
+    name = name_bytes(node.name)
     head = _PORT2.pack(
         PORT2_RESP, 0, node.port, node.type, node.protocol, node.version_high, node.version_low, len(name)
     )
-    return head + name + _LENGTH.pack(len(node.extra)) + node.extra
+    return head + name + LENGTH.pack(len(node.extra)) + node.extra
 
 
 def decode_port_answer(data: bytes, limits: Limits = DEFAULT_LIMITS) -> PortAnswer | None:
@@ -250,11 +246,11 @@ def decode_port_answer(data: bytes, limits: Limits = DEFAULT_LIMITS) -> PortAnsw
     if len(data) < _PORT2.size:
         return None
     _, _, port, kind, protocol, version_high, version_low, name_length = _PORT2.unpack_from(data)
-    extra_at = _PORT2.size + name_length + _LENGTH.size
+    extra_at = _PORT2.size + name_length + LENGTH.size
     if len(data) < extra_at:
         _check_answer_length(extra_at, limits)
         return None
-    end = extra_at + _LENGTH.unpack_from(data, extra_at - _LENGTH.size)[0]
+    end = extra_at + LENGTH.unpack_from(data, extra_at - LENGTH.size)[0]
     _check_answer_length(end, limits)
     if len(data) < end:
         return None
@@ -264,8 +260,8 @@ def decode_port_answer(data: bytes, limits: Limits = DEFAULT_LIMITS) -> PortAnsw
 
 def encode_names_answer(answer: NamesAnswer) -> bytes:
     """Give the answer to NAMES_REQ."""
-    lines = [b"name %b at port %d\n" % (_name_bytes(name), port) for name, port in answer.nodes]
-    return _EPMD_PORT.pack(answer.epmd_port) + b"".join(lines)
+    lines = [b"name %b at port %d\n" % (name_bytes(name), port) for name, port in answer.nodes]
+    return EPMD_PORT.pack(answer.epmd_port) + b"".join(lines)
 
 
 def decode_names_answer(data: bytes) -> NamesAnswer:
@@ -273,30 +269,30 @@ def decode_names_answer(data: bytes) -> NamesAnswer:
 
     A line that is none is left out, as erl_epmd does.
     """
-    if len(data) < _EPMD_PORT.size:
+    if len(data) < EPMD_PORT.size:
         raise ProtocolError(f"epmd answered a question for names with {len(data)} bytes; 4 at least are needed")
     nodes = []
-    for line in data[_EPMD_PORT.size :].split(b"\n")[:-1]:
+    for line in data[EPMD_PORT.size :].split(b"\n")[:-1]:
         name, found, port = line.removeprefix(b"name ").rpartition(b" at port ")
         if found and line.startswith(b"name ") and port.isdigit() and len(port) <= 5:
             nodes.append((name.decode("utf-8", "replace"), int(port)))
-    return NamesAnswer(_EPMD_PORT.unpack_from(data)[0], tuple(nodes))
+    return NamesAnswer(EPMD_PORT.unpack_from(data)[0], tuple(nodes))
 
 
 def _encode_alive2(node: NodeEntry) -> bytes:
-    name = _name_bytes(node.name)
+    name = name_bytes(node.name)
     head = _ALIVE2.pack(ALIVE2_REQ, node.port, node.type, node.protocol, node.version_high, node.version_low, len(name))
-    return head + name + _LENGTH.pack(len(node.extra)) + node.extra
+    return head + name + LENGTH.pack(len(node.extra)) + node.extra
 
 
 def _decode_alive2(body: bytes) -> NodeEntry:
-    if len(body) < _ALIVE2.size + _LENGTH.size:
+    if len(body) < _ALIVE2.size + LENGTH.size:
         raise ProtocolError(f"an ALIVE2_REQ of {len(body)} bytes; 13 at least are needed")
     _, port, kind, protocol, version_high, version_low, name_length = _ALIVE2.unpack_from(body)
-    extra_at = _ALIVE2.size + name_length + _LENGTH.size
+    extra_at = _ALIVE2.size + name_length + LENGTH.size
     if extra_at > len(body):
         raise ProtocolError(f"an ALIVE2_REQ whose name of {name_length} bytes does not fit into it")
-    extra_length = _LENGTH.unpack_from(body, extra_at - _LENGTH.size)[0]
+    extra_length = LENGTH.unpack_from(body, extra_at - LENGTH.size)[0]
     if extra_at + extra_length > len(body):
         raise ProtocolError(f"an ALIVE2_REQ whose extra of {extra_length} bytes does not fit into it")
     name = body[_ALIVE2.size : _ALIVE2.size + name_length]
@@ -317,7 +313,7 @@ def _asked_name(body: bytes) -> str:
     return name
 
 
-def _name_bytes(name: str) -> bytes:
+def name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
@@ -327,279 +323,3 @@ def _check_answer_length(length: int, limits: Limits) -> None:
             f"an answer of epmd announces {length} bytes; {limits.epmd_response_bytes_max} are allowed",
             "epmd_response_bytes_max",
         )
-
-
-# --- The table --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A node in the table: its counter of creations, whose connection it is, and a number for the DUMP answer."""
-
-    node: NodeEntry
-    counter: int
-    owner: object
-    serial: int
-
-    @property
-    def creation(self) -> int:
-        """The creation to answer: 32 bits for nodes of version 6, 1 to 3 for older ones (epmd_srv.c: get_creation)."""
-        return self.counter if self.node.version_high >= 6 else self.counter % 3 + 1
-
-
-class EpmdRegistry:
-    """Which names are taken, by whom, and which creation a name gets next: the rules of an epmd, without sockets.
-
-    `new_creation()` is the entropy: it gives the first creation of a name that is not remembered, any integer of 32
-    bits. A name that comes back gets the next one, so that two lives of a node are never confused. `port` is the
-    port that this epmd serves, which the NAMES answer tells.
-    """
-
-    def __init__(self, port: int, new_creation: Callable[[], int]) -> None:
-        self.port = port
-        self._new_creation = new_creation
-        self._registered: dict[str, Registered] = {}
-        self._name_of_owner: dict[object, str] = {}
-        self._remembered: dict[str, Registered] = {}  # the longest gone first
-        self._serial = 0
-
-    def __len__(self) -> int:
-        """Tell how many nodes are registered."""
-        return len(self._registered)
-
-    def register(self, node: NodeEntry, owner: object) -> Registered | None:
-        """Enter a node for `owner` (hashable: its connection); None: refused, the name is taken or not valid.
-
-        Obliges you to call `unregister(owner)` when the connection ends.
-        """
-        if name_problem(node.name) or len(node.extra) > EXTRA_BYTES_MAX:
-            return None
-        if node.name in self._registered or owner in self._name_of_owner:
-            return None
-        before = self._remembered.pop(node.name, None)
-        counter = self._new_creation() if before is None else before.counter + 1
-        if not CREATION_MIN <= counter <= CREATION_MAX:
-            counter = CREATION_MIN
-        self._serial += 1
-        entry = Registered(node, counter, owner, self._serial)
-        self._registered[node.name] = entry
-        self._name_of_owner[owner] = node.name
-        return entry
-
-    def unregister(self, owner: object) -> Registered | None:
-        """Take out the node of `owner`, if it has one, and remember its name and creation for a while."""
-        name = self._name_of_owner.pop(owner, None)
-        if name is None:
-            return None
-        entry = self._registered.pop(name)
-        self._remembered[name] = replace(entry, owner=None)
-        if len(self._remembered) > REMEMBERED_NAMES_MAX:
-            del self._remembered[next(iter(self._remembered))]
-        return entry
-
-    def lookup(self, name: str) -> Registered | None:
-        """Find the node that has this name now."""
-        return self._registered.get(name)
-
-    def nodes(self) -> list[Registered]:
-        """List the nodes that are registered, the newest first, as OTP's epmd does."""
-        return list(reversed(self._registered.values()))
-
-    def remembered(self) -> list[Registered]:
-        """List the nodes that were, the longest gone first."""
-        return list(self._remembered.values())
-
-
-def encode_dump_answer(port: int, nodes: Iterable[Registered], remembered: Iterable[Registered]) -> bytes:
-    """Give the answer to DUMP_REQ, for people. Each line has a NUL after it, as OTP's has."""
-    parts = [_EPMD_PORT.pack(port)]
-    for entry in nodes:
-        name = _name_bytes(entry.node.name)
-        parts.append(b"active name     <%b> at port %d, fd = %d\n\0" % (name, entry.node.port, entry.serial))
-    for entry in remembered:
-        name = _name_bytes(entry.node.name)
-        parts.append(b"old/unused name <%b>, port = %d, fd = %d \n\0" % (name, entry.node.port, entry.serial))
-    return b"".join(parts)
-
-
-# --- The server's end of one connection -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRegistered:
-    """This connection holds a registration from now on."""
-
-    entry: Registered
-
-
-@dataclass(frozen=True, slots=True)
-class NodeUnregistered:
-    """The registration of this connection is over."""
-
-    entry: Registered
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStopped:
-    """A STOP_REQ took this registration from its node: close the connection `entry.owner` as well."""
-
-    entry: Registered
-
-
-@dataclass(frozen=True, slots=True)
-class KillAccepted:
-    """End the server, once the answer is written."""
-
-
-ServerEvent = NodeRegistered | NodeUnregistered | NodeStopped | KillAccepted
-
-
-class EpmdServerConnection:
-    """What an epmd does with one connection: one request, one answer, and for a node the registration while it lasts.
-
-    `peer_is_local`: the peer is on this host. Only such a peer may register, dump, kill or stop (epmd_srv.c); anybody
-    may ask for ports and names. `relaxed_command_check`: KILL_REQ works while nodes live, and STOP_REQ works at all.
-    `now`: when the connection was accepted, in seconds of any clock that does not go back.
-
-    After each call write `data_to_send()`, take the events, and close the connection once `closing` is set and all is
-    written. Call `connection_lost()` when it is gone, whatever the reason.
-    """
-
-    def __init__(
-        self,
-        registry: EpmdRegistry,
-        now: float,
-        *,
-        peer_is_local: bool,
-        relaxed_command_check: bool = False,
-        packet_timeout_seconds: float = PACKET_TIMEOUT_SECONDS,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        self.closing = False
-        self.registered = False
-        self._registry = registry
-        self._peer_is_local = peer_is_local
-        self._relaxed = relaxed_command_check
-        self._limits = limits
-        self._deadline: float | None = now + packet_timeout_seconds
-        self._buffer = bytearray()
-        self._outgoing: list[bytes] = []
-        self._events: deque[ServerEvent] = deque()
-
-    def receive_data(self, data: bytes, now: float) -> None:
-        """Take bytes of the peer. Raises PeerError: close the connection (`closing` is set already)."""
-        if self.closing:
-            return
-        try:
-            self._receive(data)
-        except (ProtocolError, LimitExceeded):
-            self._end()
-            raise
-
-    def data_to_send(self) -> list[bytes]:
-        """Give the chunks to write, in order, and forget them."""
-        chunks, self._outgoing = self._outgoing, []
-        return chunks
-
-    def next_event(self) -> ServerEvent | None:
-        """Give the next thing that happened; None: nothing more."""
-        return self._events.popleft() if self._events else None
-
-    def next_deadline(self) -> float | None:
-        """Tell when `handle_deadline` is due; None for a registered node, which may be silent for ever."""
-        return self._deadline
-
-    def handle_deadline(self, now: float) -> None:
-        """End a connection that brought no request, or did not take its answer, in time: abort it when `closing`."""
-        if self._deadline is not None and now >= self._deadline:
-            self._deadline = None
-            self._outgoing.clear()
-            self._end()
-
-    def connection_lost(self) -> None:
-        """The connection is gone: so is its registration."""
-        self._deadline = None
-        self._end()
-
-    def _receive(self, data: bytes) -> None:
-        if self.registered:
-            raise ProtocolError("bytes after a registration")
-        self._buffer += data
-        if len(self._buffer) < _LENGTH.size:
-            return
-        length = _LENGTH.unpack_from(self._buffer)[0]
-        if length == 0:
-            raise ProtocolError("an epmd request of no bytes")
-        if length > self._limits.epmd_request_bytes_max:
-            raise LimitExceeded(
-                f"an epmd request of {length} bytes; {self._limits.epmd_request_bytes_max} are allowed",
-                "epmd_request_bytes_max",
-            )
-        missing = _LENGTH.size + length - len(self._buffer)
-        if missing < 0:
-            raise ProtocolError(f"{-missing} bytes after an epmd request")
-        if missing == 0:
-            body = bytes(self._buffer[_LENGTH.size :])
-            self._buffer.clear()
-            self._answer(decode_request(body))
-
-    def _answer(self, request: Request) -> None:
-        if not self._peer_is_local and not isinstance(request, PortRequest | NamesRequest):
-            raise ProtocolError(f"{type(request).__name__} from another host")
-        match request:
-            case AliveRequest(node):
-                self._register(node)
-                return
-            case PortRequest(name):
-                found = self._registry.lookup(name)
-                self._outgoing.append(encode_port_answer(PortAnswer(found.node if found else None)))
-            case NamesRequest():
-                nodes = tuple((entry.node.name, entry.node.port) for entry in self._registry.nodes())
-                self._outgoing.append(encode_names_answer(NamesAnswer(self._registry.port, nodes)))
-            case DumpRequest():
-                registry = self._registry
-                self._outgoing.append(encode_dump_answer(registry.port, registry.nodes(), registry.remembered()))
-            case KillRequest():
-                self._kill()
-            case StopRequest(name):
-                self._stop(name)
-            case _ as never:
-                assert_never(never)
-        self.closing = True
-
-    def _register(self, node: NodeEntry) -> None:
-        entry = self._registry.register(node, self)
-        answer = AliveAnswer(None if entry is None else entry.creation)
-        self._outgoing.append(encode_alive_answer(answer, node.version_high))
-        if entry is None:
-            self.closing = True
-            return
-        self.registered = True
-        self._deadline = None
-        self._events.append(NodeRegistered(entry))
-
-    def _kill(self) -> None:
-        if len(self._registry) and not self._relaxed:
-            self._outgoing.append(b"NO")
-            return
-        self._outgoing.append(b"OK")
-        self._events.append(KillAccepted())
-
-    def _stop(self, name: str) -> None:
-        if not self._relaxed:
-            raise ProtocolError("a STOP_REQ, and the command check is not relaxed")
-        entry = self._registry.lookup(name)
-        if entry is None:
-            self._outgoing.append(b"NOEXIST")
-            return
-        self._registry.unregister(entry.owner)
-        self._outgoing.append(b"STOPPED")
-        self._events.append(NodeStopped(entry))
-
-    def _end(self) -> None:
-        self.closing = True
-        self.registered = False
-        self._buffer.clear()
-        entry = self._registry.unregister(self)
-        if entry is not None:
-            self._events.append(NodeUnregistered(entry))
