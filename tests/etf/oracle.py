@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from collections.abc import Iterable
@@ -52,7 +53,10 @@ class Oracle:
         self.release = otp.release
         arguments = ["-noinput", "-boot", "start_clean", "-eval", _PROGRAM]
         self._process = subprocess.Popen(
-            [*otp.command("erl"), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*otp.command("erl"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "ERL_CRASH_DUMP_SECONDS": "0"},  # no dump where the tests are run
         )
 
     def reencode(self, *items: bytes) -> list[bytes]:

@@ -15,7 +15,6 @@ from beamnode.errors import DecodeError, EncodeError, LimitExceeded
 from beamnode.etf import Atom, Fun, ImproperList, LocalTerm, Pid, TermLimitExceeded, a, codec, implementation
 from beamnode.limits import DEFAULT_LIMITS
 
-
 # Hypothesis writes out every strategy inside a strategy, at length.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 

@@ -18,7 +18,6 @@ from beamnode.errors import DecodeError
 from beamnode.etf import Atom, Export, Fun, NativeRecord, Pid, Port, Reference, a, codec
 from beamnode.testing.peers import Otp
 
-
 # Hypothesis writes out every strategy inside a strategy, at length.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 

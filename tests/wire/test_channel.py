@@ -354,6 +354,8 @@ def test_the_first_fragment_has_to_hold_the_control_message() -> None:
     ]
     alone = b"\x83E" + (5).to_bytes(8) + (1).to_bytes(8) + b"\0" + terms
     assert received(there, framed(alone)) == [Send(HERE, 1, THERE)]
+    link = b"\x83E" + (5).to_bytes(8) + (2).to_bytes(8) + b"\0" + LINK  # no payload, and yet another fragment
+    assert received(there, framed(link, b"\x83F" + (5).to_bytes(8) + (1).to_bytes(8))) == [Link(THERE, HERE)]
 
 
 # --- What OTP closes the connection for -------------------------------------------------------------------------------
@@ -487,6 +489,24 @@ def test_an_encode_error_leaves_the_channel_as_it_was(flags: Flag) -> None:
     data = taken(here)
     assert data == taken(fresh)
     assert received(there, data) == [good, good]
+
+
+@forms
+def test_a_message_too_large_for_a_frame(flags: Flag, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "_TERMS_BYTES_MAX", 100_000)
+    here, there = pair(flags)
+    control = Send(THERE, Atom("fits"), HERE, (0, bytes(99_800), 1, HERE, 1))  # 99.8 kB of control message
+    here.send(control)
+    fragmented = bool(flags & Flag.FRAGMENTS)
+    for record in (Send(THERE, [Atom("new"), bytes(100_001)], HERE), Exit(HERE, THERE, bytes(100_001))):
+        if fragmented:
+            here.send(record)
+        else:
+            with pytest.raises(EncodeError):
+                here.send(record)
+    with pytest.raises(EncodeError):
+        here.send(Send(THERE, Atom("new too"), HERE, (0, bytes(100_001), 1, HERE, 1)))
+    assert len(received(there, taken(here))) == (3 if fragmented else 1)
 
 
 def test_what_the_peer_does_not_know_is_dropped() -> None:

@@ -117,6 +117,10 @@ class World:
         assert isinstance(record, kind), record
         return record
 
+    def got(self) -> Any:
+        """The next message to the peer's process that evaluates."""
+        return self.peer.eval("(fun() -> receive Got -> Got after 5000 -> nothing end end)()")
+
     def echoed(self, message: Any) -> Any:
         self.send(RegSend(self.me, Atom("echo"), (self.me, message)))
         got = self.next(Send)
@@ -172,23 +176,22 @@ def test_thousands_of_atoms(world: World) -> None:
 def test_monitors(world: World) -> None:
     world.send(MonitorP(world.me, Atom("nobody"), world.ref(1)))
     assert world.next(MonitorPExit) == MonitorPExit(Atom("nobody"), world.me, world.ref(1), a.noproc)
-    pid = world.peer.eval("P = spawn(fun() -> receive stop -> exit({bad, <<1>>}) end end)")
+    pid = world.peer.eval("spawn(fun() -> receive stop -> exit({bad, <<1>>}) end end)")
     world.send(MonitorP(world.me, pid, world.ref(2)), MonitorP(world.me, pid, world.ref(3)))
     world.send(DemonitorP(world.me, pid, world.ref(2)), Send(pid, a.stop, world.me))
     assert world.next(MonitorPExit) == MonitorPExit(pid, world.me, world.ref(3), (a.bad, b"\x01"))
 
 
 def test_the_peer_monitors(world: World) -> None:
-    world.peer.eval("M = monitor(process, Me), ok", Me=world.me)
+    world.peer.eval("monitor(process, Me)", Me=world.me)
     record = world.next(MonitorP)
     assert record.target == world.me
     world.send(MonitorPExit(world.me, record.sender, record.ref, (a.gone, b"x" * 100_000)))
-    assert world.peer.eval("receive {'DOWN', M, process, Me, {gone, B}} -> byte_size(B) end") == 100_000
-    world.peer.eval("M2 = monitor(process, {anna, node(Me)}), demonitor(M2)")
+    assert world.got() == (a.DOWN, record.ref, a.process, world.me, (a.gone, b"x" * 100_000))
+    world.peer.eval("demonitor(monitor(process, {anna, node(Me)}))", Me=world.me)
     record = world.next(MonitorP)
     assert record.target == Atom("anna")
     assert world.next(DemonitorP) == DemonitorP(record.sender, Atom("anna"), record.ref)
-    world.peer.eval("f()")
 
 
 def test_links(world: World) -> None:
@@ -199,12 +202,10 @@ def test_links(world: World) -> None:
     assert world.next(Exit) == Exit(pid, world.me, a.why)
     world.send(Link(world.me, pid))
     assert world.next(Exit) == Exit(pid, world.me, a.noproc)
-    pid = world.peer.eval("spawn(fun() -> process_flag(trap_exit, true), link(Me), receive M -> S ! M end end)",
-                          Me=world.me, S=world.echo)  # fmt: skip
+    pid = world.peer.eval("spawn(fun() -> link(Me), receive stop -> ok end end)", Me=world.me)
     assert world.next(Link) == Link(pid, world.me)
-    world.peer.eval("unlink_me")
-    world.send(Exit2(world.me, pid, a.kill), Link(world.me, pid))
-    assert world.next(Exit).reason in (a.killed, a.noproc)
+    world.send(Exit(world.me, pid, a.broken))
+    world.peer.wait_until("not is_process_alive(P)", P=pid)
 
 
 def test_exits(world: World) -> None:
@@ -220,11 +221,10 @@ def test_exits(world: World) -> None:
 
 
 def test_group_leader(world: World) -> None:
-    pid = world.peer.eval("L = spawn(fun() -> receive stop -> ok end end)")
+    pid = world.peer.eval("spawn(fun() -> receive stop -> ok end end)")
     world.send(GroupLeader(world.me, pid), RegSend(world.me, Atom("echo"), (world.me, a.done)))
     assert world.next(Send).message == a.done
-    world.peer.wait_until("process_info(L, group_leader) =:= {group_leader, Me}", L=pid, Me=world.me)
-    world.peer.eval("f()")
+    assert world.peer.eval("process_info(L, group_leader)", L=pid) == (a.group_leader, world.me)
 
 
 def test_spawn(world: World) -> None:
@@ -240,23 +240,25 @@ def test_spawn(world: World) -> None:
     assert world.next(MonitorPExit) == MonitorPExit(reply.result, world.me, world.ref(1), (a.bye, 1))
     world.send(request(2, [a.nonsense], "exit", [1]))
     assert world.next(SpawnReply) == SpawnReply(world.ref(2), world.me, 0, a.badopt)
-    world.peer.eval("R = spawn_request(node(Me), m, f, [10, <<1>>], [monitor])", Me=world.me)
+    world.peer.eval("spawn_request(node(Me), m, f, [10, <<1>>], [monitor])", Me=world.me)
     asked = world.next(SpawnRequest)
     assert asked.mfa == (a.m, a.f, 2)
     assert asked.args == [10, b"\x01"]
     assert asked.options == [a.monitor]
     world.send(SpawnReply(asked.ref, asked.sender, 0, a.notsup))
-    assert world.peer.eval("receive {spawn_reply, R, error, Why} -> Why end") == a.notsup
-    world.peer.eval("f()")
+    assert world.got() == (a.spawn_reply, asked.ref, a.error, a.notsup)
 
 
 def test_aliases(world: World) -> None:
-    alias = world.peer.eval("A = alias()")
+    alias = world.peer.eval("alias()")
     world.send(AliasSend(world.me, alias, b"x"), AliasSend(world.me, alias, b"y" * 100_000))
-    assert world.peer.eval("receive <<$x>> -> receive B when is_binary(B) -> byte_size(B) end end") == 100_000
-    world.peer.eval("R ! {to, alias}, f()", R=world.ref(5))
+    for message in (b"x", b"y" * 100_000):
+        assert world.got() == message
+    world.peer.eval("unalias(A), R ! {to, alias}", A=alias, R=world.ref(5))
     record = world.next(AliasSend)
     assert (record.alias, record.message) == (world.ref(5), (a.to, a.alias))
+    world.send(AliasSend(world.me, alias, a.late), Send(record.sender, a.after, world.me))
+    assert world.got() == a.after
 
 
 def test_trace_tokens(world: World) -> None:
@@ -285,8 +287,8 @@ def test_priority(peer: ErlNode, otp: Otp) -> None:
         sender = world.peer.eval("self()")
         assert world.next(Exit2) == Exit2(sender, world.me, a.r, None, True)
         assert world.next(Exit2) == Exit2(sender, world.ref(1), a.r, None, True)
-        alias = world.peer.eval("A = alias([priority])")
+        alias = world.peer.eval("alias([priority])")
         world.send(AliasSend(world.me, alias, a.first, None, True), Exit2(world.me, alias, a.normal, None, True))
         world.send(RegSend(world.me, Atom("shell"), a.named, None, True), Send(sender, a.pid, world.me, None, True))
-        assert world.peer.eval("[receive X -> X after 2000 -> none end || _ <- [1, 2, 3]]") == [a.first, a.named, a.pid]
-        world.peer.eval("unalias(A), f()")
+        assert [world.got() for _ in range(3)] == [a.first, a.named, a.pid]
+        world.peer.eval("unalias(A)", A=alias)

@@ -80,6 +80,17 @@ def test_thousands_of_atoms_stay_in_step(seed: int) -> None:
         assert read(cache, out.table(atoms)) == atoms
 
 
+def test_more_tables_than_are_remembered() -> None:
+    out, cache = AtomCacheOut(), AtomCacheIn()
+    pool = [Atom(f"t{number}") for number in range(60)]
+    read(cache, out.table(pool))
+    for _ in range(2):
+        for first in pool:
+            for second in pool[:20]:
+                if first is not second:
+                    assert read(cache, out.table([first, second])) == [first, second]
+
+
 def test_a_full_cache_never_uses_one_slot_twice_in_a_table() -> None:
     out, cache = AtomCacheOut(), AtomCacheIn()
     pool = [Atom(f"x{number}") for number in range(CACHE_SLOTS + 200)]

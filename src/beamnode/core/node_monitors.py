@@ -33,82 +33,92 @@ class Subscription:
     def informs(self) -> bool:
         return self.tell_node_type or self.nodedown_reason or self.connection_id
 
+    def message(self, event: Atom, node: Atom, facts: dict[Atom, Any]) -> tuple[Any, ...]:
+        """What to say of `event`: of the `facts`, those that were asked for."""
+        if not self.informs:
+            return event, node
+        asked = {
+            a.node_type: self.tell_node_type,
+            a.nodedown_reason: self.nodedown_reason,
+            a.connection_id: self.connection_id,
+        }
+        return event, node, {fact: value for fact, value in facts.items() if asked[fact]}
+
     def wants(self, node_type: Atom) -> bool:
         return self.node_type is a.all or self.node_type is node_type
 
 
 class NodeMonitors:
-    """The subscriptions of one node's processes. Messages go out in the order of subscribing."""
+    """The subscriptions of one node's processes. Each process is told in the order of its subscribing.
+
+    How often a process watches a node is kept by the process (`Process.node_monitors`), so that `forget`, which every
+    ended process comes through, is free for those that have neither.
+    """
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        self._subscriptions: list[tuple[Process, Subscription]] = []
-        self._watching: dict[Atom, dict[Process, int]] = {}
+        self._subscriptions: dict[Process, list[Subscription]] = {}
+        self._watching: dict[Atom, dict[Process, None]] = {}  # a set that keeps its order
 
     def subscribe(self, process: Process, subscription: Subscription) -> None:
         """Subscribing twice means being told twice, as in OTP."""
-        self._subscriptions.append((process, subscription))
+        process.check_alive()
+        self._subscriptions.setdefault(process, []).append(subscription)
 
     def unsubscribe(self, process: Process, subscription: Subscription) -> None:
         """End every subscription of `process` with the same options."""
-        self._subscriptions = [entry for entry in self._subscriptions if entry != (process, subscription)]
+        kept = [other for other in self._subscriptions.pop(process, ()) if other != subscription]
+        if kept:
+            self._subscriptions[process] = kept
 
     def monitor(self, process: Process, node: Atom) -> None:
         """One `{nodedown, node}` when the connection is lost; asked twice, told twice."""
-        counts = self._watching.setdefault(node, {})
-        counts[process] = counts.get(process, 0) + 1
+        process.check_alive()
+        process.node_monitors[node] = process.node_monitors.get(node, 0) + 1
+        self._watching.setdefault(node, {})[process] = None
 
     def demonitor(self, process: Process, node: Atom) -> None:
-        counts = self._watching.get(node, {})
-        if process in counts:
-            counts[process] -= 1
-            if counts[process] == 0:
-                del counts[process]
+        """Take one `monitor` back; without one nothing happens."""
+        count = process.node_monitors.pop(node, 0)
+        if count > 1:
+            process.node_monitors[node] = count - 1
+        elif count == 1:
+            self._stop_watching(process, node)
 
     def forget(self, process: Process) -> None:
         """The process has ended."""
-        self._subscriptions = [entry for entry in self._subscriptions if entry[0] is not process]
-        for counts in self._watching.values():
-            counts.pop(process, None)
+        self._subscriptions.pop(process, None)
+        for node in process.node_monitors:
+            self._stop_watching(process, node)
+        process.node_monitors.clear()
+
+    def _stop_watching(self, process: Process, node: Atom) -> None:
+        watching = self._watching[node]
+        del watching[process]
+        if not watching:
+            del self._watching[node]
 
     def node_up(self, node: Atom, node_type: Atom, connection_id: int) -> None:
-        for process, subscription in list(self._subscriptions):
-            if subscription.wants(node_type):
-                self._tell(process, subscription, a.nodeup, node, node_type, connection_id, None)
+        self._tell_all(a.nodeup, node, node_type, connection_id, None)
 
     def node_down(self, node: Atom, node_type: Atom, connection_id: int, reason: Any) -> None:
-        for process, subscription in list(self._subscriptions):
-            if subscription.wants(node_type):
-                self._tell(process, subscription, a.nodedown, node, node_type, connection_id, reason)
+        self._tell_all(a.nodedown, node, node_type, connection_id, reason)
         self.tell_watchers(node)
 
     def tell_watchers(self, node: Atom) -> None:
         """`{nodedown, node}` to those who watch this one node: lost, or it could not be connected to."""
-        for process, count in self._watching.pop(node, {}).items():
-            for _ in range(count):
+        for process in self._watching.pop(node, ()):
+            for _ in range(process.node_monitors.pop(node)):
                 if process.alive:
                     self._signals.deliver(process, (a.nodedown, node))
 
-    def _tell(
-        self,
-        process: Process,
-        subscription: Subscription,
-        event: Atom,
-        node: Atom,
-        node_type: Atom,
-        connection_id: int,
-        reason: Any,
-    ) -> None:
-        if not process.alive:
-            return
-        if not subscription.informs:
-            self._signals.deliver(process, (event, node))
-            return
-        info: dict[Atom, Any] = {}
-        if subscription.tell_node_type:
-            info[a.node_type] = node_type
-        if subscription.connection_id:
-            info[a.connection_id] = connection_id
-        if subscription.nodedown_reason and event is a.nodedown:
-            info[a.nodedown_reason] = reason
-        self._signals.deliver(process, (event, node, info))
+    def _tell_all(self, event: Atom, node: Atom, node_type: Atom, connection_id: int, reason: Any) -> None:
+        facts = {a.node_type: node_type, a.connection_id: connection_id}
+        if event is a.nodedown:
+            facts[a.nodedown_reason] = reason
+        for process, subscriptions in self._subscriptions.items():
+            if not process.alive:  # its end is decided, and `forget` will be called
+                continue
+            for subscription in subscriptions:
+                if subscription.wants(node_type):
+                    self._signals.deliver(process, subscription.message(event, node, facts))

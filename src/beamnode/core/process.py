@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
+from itertools import islice
 from typing import Any, Final
 
+from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, Reference
 
 Match = Callable[[Any], bool]
@@ -18,12 +20,14 @@ class _Nothing(Enum):
 
 NOTHING: Final = _Nothing.NOTHING  # no message, where None would be one
 
+_INDEXED_MAX = 1000  # so many messages from the end are looked at by index, which a deque finds slowly in its middle
+
 
 class Mailbox:
     """Messages in the order of their arrival, taken from the front or, selectively, from anywhere.
 
     A selective receive that found nothing remembers how far it looked: only what arrives later is looked at by the next
-    `take` with the same `match` (Erlang's save pointer).
+    `take` with the same `match` (Erlang's save pointer). A `match` must not send anything to its own process.
     """
 
     __slots__ = ("_looked_at", "_match", "messages")
@@ -43,8 +47,7 @@ class Mailbox:
             self._match = None
             return messages.popleft() if messages else NOTHING
         start = self._looked_at if match is self._match else 0
-        for index in range(start, len(messages)):
-            message = messages[index]
+        for index, message in self._from(start) if start else enumerate(messages):
             if match(message):
                 del messages[index]
                 self._match = None
@@ -53,16 +56,25 @@ class Mailbox:
         self._looked_at = len(messages)
         return NOTHING
 
+    def _from(self, start: int) -> Iterable[tuple[int, Any]]:
+        """The messages from `start` on, each with its index; `start` is near the end, most of the time."""
+        messages = self.messages
+        if len(messages) - start <= _INDEXED_MAX:
+            return ((index, messages[index]) for index in range(start, len(messages)))
+        return enumerate(islice(messages, start, None), start)
+
     def restart(self) -> None:
         """The next `take` looks at every message again: a new receive begins."""
         self._match = None
 
-    def remove(self, match: Match) -> None:
-        """Throw away every message for which `match` is true (`demonitor(..., flush)`)."""
-        kept = [message for message in self.messages if not match(message)]
-        self.messages.clear()
-        self.messages.extend(kept)
-        self._match = None
+    def remove(self, match: Match) -> bool:
+        """Throw away the first message for which `match` is true (`demonitor(..., flush)`). True if there was one."""
+        for index, message in enumerate(self.messages):
+            if match(message):
+                del self.messages[index]
+                self._match = None
+                return True
+        return False
 
 
 class Link:
@@ -144,7 +156,7 @@ class Process:
         self.monitors: dict[Reference, Monitor] = {}
         self.watchers: dict[Reference, Watcher] = {}
         self.aliases: dict[Reference, AliasKind] = {}
-        self.node_monitors: dict[Atom, int] = {}
+        self.node_monitors: dict[Atom, int] = {}  # how many times each; kept by core.node_monitors
         self.name: Atom | None = None
         self.trap_exit = False
         self.group_leader = group_leader
@@ -157,6 +169,11 @@ class Process:
     @property
     def alive(self) -> bool:
         return self.exit_reason is NOTHING
+
+    def check_alive(self) -> None:
+        """Raise ProcessExit, its own, where code of an ended process goes on and would tie it to something."""
+        if self.exit_reason is not NOTHING:
+            raise ProcessExit(self.exit_reason)
 
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name is not None else ""

@@ -77,9 +77,10 @@ class Signals:
 
     def lookup(self, pid: Pid) -> Process | None:
         """The living local process of `pid`, or None."""
-        if pid.node is not self.node or not self.identities.is_ours(pid):
+        process = self._processes.get(_key(pid))
+        if process is None or pid.node is not self.node or pid.creation != process.pid.creation:
             return None
-        return self._processes.get(_key(pid))
+        return process
 
     def whereis(self, name: Atom) -> Process | None:
         return self._names.get(name)
@@ -106,7 +107,7 @@ class Signals:
         """Give a living process its one name. Errors: NameTakenError, UsageError (`undefined`, a second name)."""
         if not process.alive:
             raise NoProcessError(f"{process.pid!r} has ended: it cannot be registered as {name}")
-        if name is UNDEFINED or not name.name:
+        if name is UNDEFINED:
             raise UsageError(f"a process cannot be registered as {name!r}")
         if process.name is not None:
             raise UsageError(f"{process.pid!r} is registered as {process.name} already: unregister that name first")
@@ -151,6 +152,7 @@ class Signals:
 
     def link(self, process: Process, pid: Pid) -> None:
         """Tie `process` and `pid`. A local pid that is gone: NoProcessError, or `{'EXIT', pid, noproc}` if trapping."""
+        process.check_alive()
         if pid == process.pid:
             return
         entry = process.links.get(pid)
@@ -190,10 +192,10 @@ class Signals:
 
     def _drop_link(self, process: Process, remote: Pid) -> None:
         process.links.pop(remote, None)
-        self._ties_with(remote.node).links.pop((process.pid, remote), None)
+        self._ties_if_any(remote.node).links.pop((process.pid, remote), None)
 
     def _on_link(self, node: Atom, record: control.Link) -> None:
-        _demand_sender(node, record.sender)
+        self._demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is None:
             self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
@@ -201,6 +203,7 @@ class Signals:
             self.add_remote_link(process, record.sender)
 
     def _on_unlink_id(self, node: Atom, record: control.UnlinkId) -> None:
+        self._demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is not None:
             entry = process.links.get(record.sender)
@@ -208,7 +211,8 @@ class Signals:
                 self._drop_link(process, record.sender)
         self.outgoing.append((node, control.UnlinkIdAck(record.id, record.to, record.sender)))
 
-    def _on_unlink_id_ack(self, _node: Atom, record: control.UnlinkIdAck) -> None:
+    def _on_unlink_id_ack(self, node: Atom, record: control.UnlinkIdAck) -> None:
+        self._demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is not None and entry is not None and entry.unlink_id == record.id:
@@ -219,18 +223,23 @@ class Signals:
     def monitor(
         self, process: Process, target: Target, *, alias: AliasKind | None = None, tag: Any = a.DOWN
     ) -> Reference:
-        """Watch a pid, a local name or `(name, node)`: `{tag, Reference, process, Object, Reason}`, once."""
+        """Watch a pid, a local name or `(name, node)`: `{tag, Reference, process, Object, Reason}`, once.
+
+        Watching oneself is allowed and does nothing.
+        """
+        process.check_alive()
         reference = self.identities.next_reference()
-        watched, node = self._resolve_target(target)
-        entry = Monitor(watched, node, tag)
-        process.monitors[reference] = entry
         if alias is not None:
             self._add_alias(process, reference, alias)
+        watched, node = self._resolve_target(target)
+        other = self._find(watched) if node is self.node else None
+        if other is process:
+            return reference
+        entry = process.monitors[reference] = Monitor(watched, node, tag)
         if node is not self.node:
             self._ties_with(node).monitors[reference] = process
             self.outgoing.append((node, control.MonitorP(process.pid, watched, reference)))
             return reference
-        other = self._find(watched)
         if other is None:
             self._tell_down(process, reference, a.noproc)
         else:
@@ -239,12 +248,12 @@ class Signals:
         return reference
 
     def demonitor(self, process: Process, reference: Reference, *, flush: bool = False) -> bool:
-        """End a monitor; with `flush` also throw away the message it may have left. True if there was one to end."""
+        """End a monitor; with `flush` also throw away the message that it left. True if there was one to end."""
         entry = process.monitors.pop(reference, None)
         self._unalias_with_monitor(process, reference)
         if entry is not None:
             self._forget_monitor(process, reference, entry)
-        if flush:
+        elif flush:  # a monitor that was still there has left no message
             process.mailbox.remove(
                 lambda message: type(message) is tuple and len(message) == 5 and message[1] == reference
             )
@@ -257,13 +266,20 @@ class Signals:
 
     def add_remote_watcher(self, process: Process, reference: Reference, pid: Pid) -> None:
         """A monitor that a remote `pid` asked for together with the spawn of `process`."""
-        process.watchers[reference] = Watcher(pid, process.pid)
-        self._ties_with(pid.node).watchers[reference] = process
+        self._add_remote_watcher(process, reference, Watcher(pid, process.pid))
+
+    def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> None:
+        ties = self._ties_with(watcher.pid.node)
+        before = ties.watchers.get(reference)
+        if before is not None:  # a peer must not use a reference twice; if it does, the later one counts
+            del before.watchers[reference]
+        ties.watchers[reference] = process
+        process.watchers[reference] = watcher
 
     def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
         """Tell the watched side that the monitor is gone."""
         if entry.node is not self.node:
-            self._ties_with(entry.node).monitors.pop(reference, None)
+            self._ties_if_any(entry.node).monitors.pop(reference, None)
             self.outgoing.append((entry.node, control.DemonitorP(process.pid, entry.target, reference)))
             return
         if entry.watched is not None:
@@ -294,23 +310,23 @@ class Signals:
             self.unalias(process, reference)
 
     def _on_monitor(self, node: Atom, record: control.MonitorP) -> None:
-        _demand_sender(node, record.sender)
+        self._demand_between(node, record.sender, record.target)
+        demand_reference(node, record.ref)
         process = self._find(record.target)
         if process is None:
             self.outgoing.append((node, control.MonitorPExit(record.target, record.sender, record.ref, a.noproc)))
             return
-        if record.ref in process.watchers:
-            raise ProtocolError(f"{node} monitors {process.pid!r} twice with the same reference")
-        process.watchers[record.ref] = Watcher(record.sender, record.target)
-        self._ties_with(node).watchers[record.ref] = process
+        self._add_remote_watcher(process, record.ref, Watcher(record.sender, record.target))
 
     def _on_demonitor(self, node: Atom, record: control.DemonitorP) -> None:
-        process = self._ties_with(node).watchers.pop(record.ref, None)
+        self._demand_between(node, record.sender, record.target)
+        process = self._ties_if_any(node).watchers.pop(record.ref, None)
         if process is not None:
             process.watchers.pop(record.ref, None)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
-        process = self._ties_with(node).monitors.pop(record.ref, None)
+        self._demand_between(node, record.sender, record.to)
+        process = self._ties_if_any(node).monitors.pop(record.ref, None)
         if process is not None:
             self._tell_down(process, record.ref, record.reason)
 
@@ -318,6 +334,7 @@ class Signals:
 
     def alias(self, process: Process, kind: AliasKind = AliasKind.EXPLICIT_UNALIAS) -> Reference:
         """A reference through which `process` can be sent messages until the alias is deactivated."""
+        process.check_alive()
         reference = self.identities.next_reference()
         self._add_alias(process, reference, kind)
         return reference
@@ -390,20 +407,21 @@ class Signals:
         self.ended.append(process)
 
     def _tell_ties(self, process: Process) -> None:
+        """In OTP's order: to who watches and is linked, `EXIT` comes before `DOWN`."""
         reason = process.exit_reason
-        links, process.links = process.links, {}
-        for pid, entry in links.items():
+        for pid, entry in process.links.items():
             self._tell_linked(process, pid, entry, reason)
-        watchers, process.watchers = process.watchers, {}
-        for reference, watcher in watchers.items():
+        process.links.clear()
+        for reference, watcher in process.watchers.items():
             self._tell_watcher(reference, watcher, reason)
-        monitors, process.monitors = process.monitors, {}
-        for reference, monitor in monitors.items():
+        process.watchers.clear()
+        for reference, monitor in process.monitors.items():
             self._forget_monitor(process, reference, monitor)
+        process.monitors.clear()
 
     def _tell_linked(self, process: Process, pid: Pid, entry: Link, reason: Any) -> None:
         if not self.is_local(pid):
-            self._ties_with(pid.node).links.pop((process.pid, pid), None)
+            self._ties_if_any(pid.node).links.pop((process.pid, pid), None)
             if entry.active:
                 self.outgoing.append((pid.node, control.Exit(process.pid, pid, reason)))
             return
@@ -413,7 +431,7 @@ class Signals:
 
     def _tell_watcher(self, reference: Reference, watcher: Watcher, reason: Any) -> None:
         if not self.is_local(watcher.pid):
-            self._ties_with(watcher.pid.node).watchers.pop(reference, None)
+            self._ties_if_any(watcher.pid.node).watchers.pop(reference, None)
             record = control.MonitorPExit(watcher.target, watcher.pid, reference, reason)
             self.outgoing.append((watcher.pid.node, record))
             return
@@ -422,7 +440,7 @@ class Signals:
             self._tell_down(other, reference, reason)
 
     def _on_exit(self, node: Atom, record: control.Exit) -> None:
-        _demand_sender(node, record.sender)
+        self._demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is None or entry is None:
@@ -432,8 +450,8 @@ class Signals:
             self._link_broken(process, record.sender, record.reason)
 
     def _on_exit2(self, node: Atom, record: control.Exit2) -> None:
-        _demand_sender(node, record.sender)
         to = record.to
+        self._demand_between(node, record.sender, to)
         process = self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
         if process is not None:
             self._exit_signal(process, record.sender, record.reason)
@@ -463,7 +481,11 @@ class Signals:
             process.group_leader = record.leader
 
     def node_down(self, node: Atom) -> None:
-        """The connection to `node` is lost: every tie across it breaks with `noconnection`, exactly once."""
+        """The connection to `node` is lost: every tie across it breaks with `noconnection`, exactly once.
+
+        What was to be sent to it is lost with it. To who watches and is linked, `EXIT` comes before `DOWN`, as in OTP.
+        """
+        self.outgoing[:] = [entry for entry in self.outgoing if entry[0] is not node]
         ties = self._ties.pop(node, None)
         if ties is None:
             return
@@ -472,12 +494,12 @@ class Signals:
             process.watchers.pop(reference, None)
         monitors = [(process, ref, process.monitors.pop(ref, None)) for ref, process in ties.monitors.items()]
         links = [(process, remote, process.links.pop(remote, None)) for (_, remote), process in ties.links.items()]
-        for process, reference, monitor in monitors:
-            if monitor is not None and process.alive:
-                self._down_message(process, reference, monitor, a.noconnection)
         for process, remote, link in links:
             if link is not None and link.active and process.alive:
                 self._link_broken(process, remote, a.noconnection)
+        for process, reference, monitor in monitors:
+            if monitor is not None and process.alive:
+                self._down_message(process, reference, monitor, a.noconnection)
 
     def _ties_with(self, node: Atom) -> _Ties:
         ties = self._ties.get(node)
@@ -485,11 +507,22 @@ class Signals:
             ties = self._ties[node] = _Ties()
         return ties
 
+    def _ties_if_any(self, node: Atom) -> _Ties:
+        """To take something out: a node that there are no ties with gets no entry."""
+        return self._ties.get(node) or _Ties()
 
-def _demand_sender(node: Atom, sender: Pid) -> None:
-    """A tie can only be made and broken in the name of the peer's own processes."""
-    if sender.node is not node:
-        raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")
+    def _demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
+        """A peer makes and breaks ties in the name of its own processes, and with ours only."""
+        if isinstance(sender, Pid) and sender.node is not node:
+            raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")
+        if not isinstance(to, Atom) and to.node is not self.node:
+            raise ProtocolError(f"{node} sent a signal for {to!r}, which is not of this node")
+
+
+def demand_reference(node: Atom, reference: Reference) -> None:
+    """What a peer asks for it names by a reference of its own: nobody else's can be meant."""
+    if reference.node is not node:
+        raise ProtocolError(f"{node} asks for something under {reference!r}, which is not its own")
 
 
 def _key(pid: Pid) -> int:

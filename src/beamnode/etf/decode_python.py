@@ -38,6 +38,7 @@ from beamnode.limits import DEFAULT_LIMITS, Limits
 Build = Callable[..., Any]
 Opened = tuple[int, Build, int]
 
+_i32: Final = struct.Struct(">i").unpack_from
 _u32: Final = struct.Struct(">I").unpack_from
 _fun_head: Final = struct.Struct(">IB16sII").unpack_from
 _record_head: Final = struct.Struct(">IB").unpack_from
@@ -100,6 +101,9 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                     value = atoms[data[pos + 1]]
                     append(ATOM_VALUES.get(value, value))
                     pos += 2
+                elif tag == 98:  # INTEGER_EXT
+                    append(_i32(data, pos + 1)[0])
+                    pos += 5
                 elif (leaf := leaves[tag]) is not None:
                     value, pos = leaf(data, pos + 1, size, atoms, limits)
                     if type(value) is list and (frozen or (build is build_map and not len(items) & 1)):
@@ -107,7 +111,7 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                     append(value)
                 else:
                     stack.append((items, coming, build, frozen))
-                    if frozen or (build is build_map and not len(items) & 1):
+                    if build is build_map or frozen:
                         frozen = _inside_key(build, len(items), frozen, len(stack))
                     if len(stack) > depth_max:
                         raise TermLimitExceeded(f"nested deeper than {depth_max} containers", "term_depth_max")

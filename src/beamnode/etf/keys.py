@@ -119,3 +119,5 @@ def _encode_exact_key(out: bytearray, key: ExactKey, _atoms: object) -> None:
 
 
 HANDLERS[ExactKey] = _encode_exact_key
+HANDLERS[HashableDict] = HANDLERS[dict]
+HANDLERS[HashableList] = HANDLERS[list]

@@ -81,9 +81,12 @@ def _read_utf8(data: Octets, start: int, length: int, size: int, limits: Limits)
     if length > 4 * limits.atom_characters_max:  # at most four bytes a character
         raise TermLimitExceeded(f"an atom of {length} bytes", "atom_characters_max")
     raw = bytes(data[start:end])
-    if length > limits.atom_characters_max or raw not in atom_values:
-        return new_atom_value(raw, limits), end
-    return atom_values[raw], end
+    if length <= limits.atom_characters_max:  # so many bytes are not more characters
+        try:
+            return atom_values[raw], end
+        except KeyError:
+            pass
+    return new_atom_value(raw, limits), end
 
 
 def _read_latin1(data: Octets, start: int, length: int, size: int, limits: Limits) -> tuple[Any, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import inspect
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -47,6 +48,11 @@ class Body(ABC):
     def stop(self) -> None:
         """Its process has ended: bring the code to an end."""
 
+    @property
+    @abstractmethod
+    def code_end(self) -> asyncio.Future[Any] | None:
+        """Done when the code has returned or raised."""
+
     def check_alive(self) -> None:
         """Raise ProcessExit in code that still runs after its process has ended."""
         if not self.process.alive:
@@ -78,6 +84,10 @@ class LoopBody(Body):
         self._taken = 0
         self.task: asyncio.Task[Any] | None = None
 
+    @property
+    def code_end(self) -> asyncio.Future[Any] | None:
+        return self.task
+
     def wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -87,6 +97,7 @@ class LoopBody(Body):
         task = self.task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
+        self.wake()  # another task or thread that waits in the name of the process
 
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
@@ -173,6 +184,7 @@ class BlockBody(LoopBody):
         if task is not None and not task.done() and task is not asyncio.current_task():
             self._stopped = True
             task.cancel()
+        self.wake()
 
     def take_stop(self) -> bool:
         """Whether the block was stopped from outside, and the task's cancellation was ours: it is taken back."""
@@ -188,6 +200,11 @@ class ThreadBody(Body):
         super().__init__(runtime, process)
         self._waiter: concurrent.futures.Future[None] | None = None
         self.thread: threading.Thread | None = None
+        self._returned: asyncio.Future[None] = runtime.loop.create_future()
+
+    @property
+    def code_end(self) -> asyncio.Future[Any] | None:
+        return self._returned
 
     def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         context = contextvars.copy_context()
@@ -199,7 +216,10 @@ class ThreadBody(Body):
     def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None
         try:
-            function(*args)
+            result = function(*args)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise UsageError("this function returned a coroutine: spawn the `async def` itself, with its arguments")
         except BaseException as failure:
             error = failure
         try:
@@ -214,6 +234,10 @@ class ThreadBody(Body):
 
     def stop(self) -> None:
         self.wake()
+
+    def finish(self, error: BaseException | None) -> None:
+        self._returned.set_result(None)
+        super().finish(error)
 
     def receive(self, match: Match | None, timeout: float | None) -> Any:
         """As `LoopBody.receive`, blocking the thread."""
@@ -236,6 +260,10 @@ class ThreadBody(Body):
     ) -> tuple[Any, concurrent.futures.Future[None] | None, float | None]:
         self.check_alive()
         process = self.process
+        if self._waiter is not None and not self._waiter.done():
+            raise UsageError(
+                f"another thread of {process.pid!r} waits in receive() already: a process receives in one place"
+            )
         if first:
             process.mailbox.restart()
         message = process.mailbox.take(match)

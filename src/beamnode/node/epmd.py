@@ -278,9 +278,9 @@ class EpmdRegistration:
             return
         self._closed = True
         self._keeper.cancel()
-        await asyncio.wait([self._keeper])
         self.registered = False
         try:
+            await asyncio.wait([self._keeper])
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     self._writer.write_eof()

@@ -16,9 +16,9 @@ from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node.body import LoopBody, ThreadBody
+from beamnode.node.body import LoopBody, ThreadBody, body_of
 from beamnode.node.current import current_body
-from beamnode.node.runtime import Runtime, to_atom
+from beamnode.node.runtime import Runtime, name_and_node, to_atom
 
 Name = Atom | str
 Destination = Pid | Reference | Name | tuple[Name, Name]
@@ -90,7 +90,7 @@ def spawn_monitor(function: Callable[..., Any], *args: Any) -> tuple[Pid, Refere
     runtime = body.runtime
 
     def make() -> tuple[Pid, Reference]:
-        pid = runtime.spawn(function, args, parent=body.process).pid
+        pid = _spawn_on_loop(runtime, body.process, function, args, False).pid
         return pid, runtime.signals.monitor(body.process, pid)
 
     result: tuple[Pid, Reference] = runtime.on_loop(make)
@@ -122,14 +122,14 @@ def monitor(target: Destination, *, alias: AliasKind | str | None = None, tag: A
     """
     watched: Target
     if isinstance(target, tuple):
-        watched = (to_atom(target[0]), to_atom(target[1]))
+        watched = name_and_node(target)
     elif isinstance(target, Pid):
         watched = target
     elif isinstance(target, Atom | str):
         watched = to_atom(target)
     else:
         raise UsageError(f"a process to monitor is a pid, a name or (name, node), not {target!r}")
-    kind = None if alias is None else AliasKind(alias)
+    kind = None if alias is None else _alias_kind(alias)
     reference: Reference = _act(lambda runtime, process: runtime.signals.monitor(process, watched, alias=kind, tag=tag))
     return reference
 
@@ -147,6 +147,8 @@ def exit(*args: Any) -> None:
     """
     if len(args) == 1:
         raise ProcessExit(args[0])
+    if len(args) != 2:
+        raise UsageError("exit takes a reason, or a pid and a reason")
     pid, reason = args
     _check_pid(pid)
     body = current_body()
@@ -192,7 +194,7 @@ def trap_exit(flag: bool = True) -> bool:
 
 def alias(kind: AliasKind | str = AliasKind.EXPLICIT_UNALIAS) -> Reference:
     """A reference to which the current process can be sent messages until `unalias` ("reply": until the first one)."""
-    wanted = AliasKind(kind)
+    wanted = _alias_kind(kind)
     if wanted not in (AliasKind.EXPLICIT_UNALIAS, AliasKind.REPLY):
         raise UsageError(f"an alias of its own is 'explicit_unalias' or 'reply'; {wanted.value!r} belongs to a monitor")
     reference: Reference = _act(lambda runtime, process: runtime.signals.alias(process, wanted))
@@ -266,8 +268,15 @@ def send_after(to: Destination, message: Any, seconds: float) -> Timer:
 def _spawn(
     runtime: Runtime, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], *, link: bool
 ) -> Process:
-    process: Process = runtime.on_loop(lambda: runtime.spawn(function, args, parent=parent, link=link))
+    process: Process = runtime.on_loop(_spawn_on_loop, runtime, parent, function, args, link)
     return process
+
+
+def _spawn_on_loop(
+    runtime: Runtime, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], link: bool
+) -> Process:
+    body_of(parent).check_alive()  # a task that outlived its process starts no new ones
+    return runtime.spawn(function, args, parent=parent, link=link)
 
 
 def _act(action: Callable[[Runtime, Process], Any]) -> Any:
@@ -282,6 +291,14 @@ def _act(action: Callable[[Runtime, Process], Any]) -> Any:
             runtime.flush()
 
     return run() if runtime.on_its_loop() else runtime.on_loop(run)
+
+
+def _alias_kind(kind: AliasKind | str) -> AliasKind:
+    try:
+        return AliasKind(kind)
+    except ValueError:
+        kinds = ", ".join(repr(known.value) for known in AliasKind)
+        raise UsageError(f"an alias is one of {kinds}, not {kind!r}") from None
 
 
 def _check_pid(pid: Any) -> None:

@@ -413,8 +413,15 @@ class Network:
             down = self.connections.down(entry.node, entry.owner, a.net_kernel_terminated)
             if down is not None:
                 self._tell_down(down, NetworkError("this node is stopping"))
-        if sessions:
-            await asyncio.wait([asyncio.ensure_future(session.gone()) for session in sessions], timeout=timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                for session in sessions:
+                    await session.gone()
+        except TimeoutError:
+            log.info("not every peer of %s has taken what was sent to it", self.node)
+        finally:
+            for session in sessions:
+                session.abort()
 
     def _flags(self) -> Flag:
         return DEFAULT if self.options.hidden else DEFAULT | Flag.PUBLISHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar
@@ -18,7 +19,7 @@ from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
-from beamnode.node.body import BlockBody, Body
+from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd import Epmd
@@ -124,7 +125,7 @@ class Node:
         self._block: BlockBody | None = None
         self._outer: Body | None = None
         self._lender: Process | None = None  # in whose name the node spawns when no process of its own is current
-        self._changing = asyncio.Lock()
+        self._changing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __repr__(self) -> str:
         return f"<Node {self._name}{'' if self.alive else ' stopped'}>"
@@ -138,7 +139,7 @@ class Node:
     @property
     def alive(self) -> bool:
         """Whether it is started."""
-        return self._network is not None
+        return self._up() is not None
 
     def own_name(self, node: Name) -> bool:
         """Whether `node` is this node's name."""
@@ -174,7 +175,7 @@ class Node:
 
         Errors: NameTakenError, CookieError, EpmdError, NetworkError (the port), each saying what to do.
         """
-        async with self._changing:
+        async with self._change():
             if self.alive:
                 return
             if self._cookie is None:
@@ -212,10 +213,12 @@ class Node:
         if self._identities is None or self._runtime is None or self._runtime.loop is not network.loop:
             self._identities = Identities(self._name, creation)
             self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawn_requested)
+            self._lender = None
         else:
             self._identities.renew(creation)
         network.join(self._runtime, creation)
         self._network = network
+        self._service_processes = []
         for service in self._services:
             process = self._runtime.spawn(self._serve, (service,), name=Atom(service.name))
             self._service_processes.append(process)
@@ -238,24 +241,34 @@ class Node:
 
         Its processes go on, as in Erlang, alone until it is started again; `async with` ends them too.
         """
-        async with self._changing:
-            network, self._network = self._network, None
+        async with self._change():
+            network, self._network = self._up(), None
             if network is None or self._runtime is None:
                 return False
             services, self._service_processes = self._service_processes, []
+            listener, self._listener = self._listener, None
+            registration, self._registration = self._registration, None
             for process in services:
                 self._runtime.end(process, a.shutdown)
-            if self._listener is not None:
-                await self._listener.close()
-                self._listener = None
-            await network.close(STOP_SECONDS)
-            if self._registration is not None:
-                await self._registration.close()
-                self._registration = None
+            async with AsyncExitStack() as steps:  # the last one first; each is taken, even if this task is cancelled
+                if registration is not None:
+                    steps.push_async_callback(registration.close)
+                steps.push_async_callback(network.close, STOP_SECONDS)
+                if listener is not None:
+                    steps.push_async_callback(listener.close)
             log.info("node %s has stopped", self._name)
             return True
 
+    def _change(self) -> asyncio.Lock:
+        """One start or stop at a time, in the loop that runs: a lock cannot be waited for in two."""
+        loop = asyncio.get_running_loop()
+        if self._changing is None or self._changing[0] is not loop:
+            self._changing = (loop, asyncio.Lock())
+        return self._changing[1]
+
     async def __aenter__(self) -> Self:
+        if self._block is not None and not self._block.runtime.loop.is_closed():
+            raise UsageError(f"`async with` {self._name} is being run already: a node has one body at a time")
         await self.start()
         runtime = self._required_runtime()
         process = runtime.signals.spawn(group_leader=None, initial_call=(a.beamnode, a.body, 0))
@@ -271,11 +284,17 @@ class Node:
         block = self._block
         assert block is not None
         current.set(self._outer)
+        self._block = None
         killed = block.take_stop()
         reason = block.process.exit_reason
         block.finish(None if killed else error)
-        await self._end_processes()
-        await self.stop()
+        try:
+            await self._end_processes()
+        finally:
+            try:
+                await self.stop()
+            finally:
+                await self._end_processes()  # what peers started meanwhile
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             raise ProcessExit(reason) from None
 
@@ -283,34 +302,42 @@ class Node:
         """End every process but the services, and wait (a while) for their code to end."""
         runtime = self._required_runtime()
         services = set(self._service_processes)
-        tasks = []
+        ends: dict[asyncio.Future[Any], Process] = {}
         for process in runtime.signals.processes():
             if process in services:
                 continue
-            task = getattr(process.body, "task", None)
+            end = None if process.body is None else body_of(process).code_end
             runtime.end(process, a.shutdown)
-            if isinstance(task, asyncio.Task) and task is not asyncio.current_task():
-                tasks.append(task)
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-            for task in pending:
-                log.warning("%r does not end: it holds on to a CancelledError", task)
+            if end is not None and end is not asyncio.current_task():
+                ends[end] = process
+        if ends:
+            _, pending = await asyncio.wait(ends, timeout=STOP_SECONDS)
+            for end in pending:
+                log.warning(
+                    "%r (%s) does not end: a coroutine must let CancelledError pass, and a thread cannot be stopped",
+                    ends[end],
+                    describe_call(ends[end]),
+                )
 
     # --- Others -------------------------------------------------------------------------------------------------------
 
     def list(self, kind: str = "visible") -> list[Atom]:
         """The nodes it is connected with: "visible", "hidden" or "connected" (both); or "this"; or "known" (all)."""
-        network = self._network
+        network = self._up()
         if kind == "this":
             return [self._name]
-        if network is None:
-            return []
-        if kind == "known":
-            return [self._name, *network.nodes("known")]
-        kinds: dict[str, NodesKind] = {"visible": "visible", "hidden": "hidden", "connected": "connected"}
+        kinds: dict[str, NodesKind] = {
+            "visible": "visible",
+            "hidden": "hidden",
+            "connected": "connected",
+            "known": "known",
+        }
         if kind not in kinds:
             raise UsageError(f"nodes are listed as 'visible', 'hidden', 'connected', 'this' or 'known', not {kind!r}")
-        return network.nodes(kinds[kind])
+        if network is None:
+            return []
+        nodes = network.nodes(kinds[kind])
+        return [self._name, *nodes] if kind == "known" else nodes
 
     async def connect(self, node: Name) -> bool | None:
         """Connect to `node`: True if it is connected now, False if not, None when this node is stopped.
@@ -318,31 +345,32 @@ class Node:
         Why not, is logged (a wrong cookie as an error), and `connect_error` tells it. Errors: NodeNameError for a name
         that cannot be a node of this cluster (malformed; a short name from a long one or the other way round).
         """
-        atom = self._checked_name(node)
-        if self._network is None:
-            return None
-        return await self._network.connect(atom)
+        atom, network = self._checked_name(node), self._up()
+        return None if network is None else await network.connect(atom)
 
     def connect_error(self, node: Name) -> BeamnodeError | None:
         """Why the last attempt to connect to `node` failed; None when it did not."""
-        return None if self._network is None else self._network.failure(to_atom(node))
+        network = self._up()
+        return None if network is None else network.failure(to_atom(node))
 
     async def disconnect(self, node: Name) -> bool | None:
         """Close the connection with `node`: True, False if there was none, None when this node is stopped."""
-        if self._network is None:
-            return None
-        return self._network.disconnect(to_atom(node))
+        network = self._up()
+        return None if network is None else network.disconnect(to_atom(node))
 
     def monitor(self, node: Name, flag: bool = True) -> None:
         """The current process gets `(a.nodedown, node)` when the connection with `node` is lost or cannot be made."""
         atom, process = self._checked_name(node), self._own_process()
+        self._required_runtime().on_loop(self._monitor, process, atom, flag)
+
+    def _monitor(self, process: Process, node: Atom, flag: bool) -> None:
         runtime = self._required_runtime()
-        if flag:
-            runtime.node_monitors.monitor(process, atom)
-            if atom is not self._name:
-                self._required_network().monitor(atom)
-        else:
-            runtime.node_monitors.demonitor(process, atom)
+        if not flag:
+            runtime.node_monitors.demonitor(process, node)
+        elif node is not self._name:
+            network = self._required_network()
+            runtime.node_monitors.monitor(process, node)
+            network.monitor(node)
         runtime.flush()
 
     def monitor_nodes(
@@ -361,11 +389,9 @@ class Node:
         if node_type not in (None, "visible", "hidden", "all"):
             raise UsageError(f"node_type is 'visible', 'hidden' or 'all', not {node_type!r}")
         subscription = Subscription(Atom(node_type or "visible"), node_type is not None, nodedown_reason, connection_id)
-        monitors = self._required_runtime().node_monitors
-        if flag:
-            monitors.subscribe(self._own_process(), subscription)
-        else:
-            monitors.unsubscribe(self._own_process(), subscription)
+        process, runtime = self._own_process(), self._required_runtime()
+        monitors = runtime.node_monitors
+        runtime.on_loop(monitors.subscribe if flag else monitors.unsubscribe, process, subscription)
 
     # --- Cookies ------------------------------------------------------------------------------------------------------
 
@@ -422,7 +448,12 @@ class Node:
                 outcome.set_result(result)
 
         runtime = self._required_runtime()
+        def ended(_task: asyncio.Task[Any]) -> None:
+            if not outcome.done():  # it was ended before its first step
+                outcome.set_exception(ProcessExit(process.exit_reason))
+
         process = runtime.spawn(body, (), parent=None)
+        process.body.task.add_done_callback(ended)
         try:
             return await outcome
         finally:
@@ -455,7 +486,7 @@ class Node:
                 if found is None:
                     raise SpawnError(f"{call[0]}:{call[1]} is not exposed on {atom}", a.undef)
                 return self._spawn_here(parent, found, tuple(call[2]), options)
-        if self._network is None:
+        if self._up() is None:
             raise NotAliveError(f"{self._name} is stopped: it cannot spawn on {atom}")
         return await self._required_runtime().spawn_remote(parent, atom, call, options)
 
@@ -492,15 +523,21 @@ class Node:
         else:
             self._required_runtime().break_ties(node)
 
+    def _up(self) -> Network | None:
+        """The network while this node is started; an event loop that has ended has stopped it, in its way."""
+        network = self._network
+        return None if network is None or network.loop.is_closed() else network
+
     def _required_runtime(self) -> Runtime:
         if self._runtime is None:
             raise NotAliveError(f"node {self._name} was never started: `await node.start()`, or `async with node:`")
         return self._runtime
 
     def _required_network(self) -> Network:
-        if self._network is None:
+        network = self._up()
+        if network is None:
             raise NotAliveError(f"node {self._name} is stopped: `await node.start()` it again")
-        return self._network
+        return network
 
     def _own_process(self) -> Process:
         """The current process, which must be one of this node."""

@@ -29,6 +29,8 @@ from beamnode.wire import control
 log = logging.getLogger("beamnode.node")
 
 ATOM_CHARACTERS_MAX = 255
+LOOP_CHECK_SECONDS = 1.0  # how often a thread that waits for the loop looks whether there still is one
+LOOP_ENDED = "the event loop of this process's node has ended"
 
 SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
 
@@ -113,8 +115,6 @@ class Runtime:
         """Call `function` on the node's loop and give back what it gives; from the loop's own thread, directly."""
         if threading.get_ident() == self._thread:
             return function(*args)
-        if self.loop.is_closed():
-            raise NotAliveError("the event loop of this process's node has ended")
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def run() -> None:
@@ -123,7 +123,14 @@ class Runtime:
             except BaseException as error:
                 done.set_exception(error)
 
-        self.loop.call_soon_threadsafe(run)
+        try:
+            self.loop.call_soon_threadsafe(run)
+        except RuntimeError:
+            raise NotAliveError(LOOP_ENDED) from None
+        while not done.done():
+            concurrent.futures.wait((done,), LOOP_CHECK_SECONDS)
+            if self.loop.is_closed() and not done.done():  # it was stopped with `run` still to be called
+                raise NotAliveError(LOOP_ENDED)
         return done.result()
 
     # --- Processes ----------------------------------------------------------------------------------------------------
@@ -138,6 +145,10 @@ class Runtime:
         name: Atom | None = None,
     ) -> Process:
         """A new local process that runs `function(*args)`: on the loop if `async def`, else in a thread."""
+        if not callable(function):
+            if inspect.iscoroutine(function):
+                function.close()
+            raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
         leader = None if parent is None else parent.group_leader or parent.pid
         initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
         process = self.signals.spawn(
@@ -193,7 +204,7 @@ class Runtime:
             else:
                 self._transmit(to.node, control.Send(to, message, sender.pid))
         elif kind is tuple:
-            name, node = to_atom(to[0]), to_atom(to[1])
+            name, node = name_and_node(to)
             if node is self.identities.node:
                 self._deliver_to_name(name, message)
             else:
@@ -243,6 +254,13 @@ class Runtime:
 
 def call_name(function: Callable[..., Any]) -> Atom:
     return Atom(getattr(function, "__qualname__", None) or type(function).__name__)
+
+
+def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:
+    """A process that was named as `(name, node)`. Errors: UsageError, EncodeError."""
+    if len(to) != 2:
+        raise UsageError(f"a process on another node is named as (name, node), not {to!r}")
+    return to_atom(to[0]), to_atom(to[1])
 
 
 def to_atom(name: Any) -> Atom:

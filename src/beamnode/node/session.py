@@ -283,6 +283,11 @@ class Session:
             reason = Atom(getattr(cause, "reason", None) or "connection_closed")
         self.network.session_ended(self, was, cause, reason)
 
+    def abort(self) -> None:
+        """Do not wait any more for the stream of an ended session."""
+        if self._stream is not None:
+            self._stream.abort()
+
     async def gone(self) -> None:
         """Wait until the stream has ended too."""
         if self._gone is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from beamnode.etf import a
+from beamnode.etf import Pid, a
+from beamnode.etf.shown import shown
 from beamnode.node import Node, receive
 from beamnode.otp import gen
 
@@ -21,16 +22,16 @@ async def run(node: Node) -> None:
     """Answer calls for as long as the node is up; what OTP's net_kernel does not know gets no answer, there as here."""
     while True:
         match await receive():
-            case (gen.CALL, (_, _) as sender, request):
+            case (gen.CALL, (Pid(), _) as sender, request):
                 answer = _answer(node, request)
                 if answer is NO_REPLY:
-                    log.info("net_kernel was asked for %r, and does not know it", request)
+                    log.info("net_kernel was asked for %s, and does not know it", shown(request))
                 else:
                     gen.reply(sender, answer)
             case (gen.CAST, _):
                 pass
             case other:
-                log.info("net_kernel got %r", other)
+                log.info("net_kernel got %s", shown(other))
 
 
 def _answer(node: Node, request: Any) -> Any:

@@ -9,7 +9,7 @@ What stands before the terms depends on what the two nodes negotiated:
 - neither: `p`, then each term as it is on its own, with its version byte ("pass through").
 
 As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so
-does a term that cannot be decoded. What follows the last term of a message is ignored, again as in OTP.
+does a term that cannot be decoded. What follows the last term of a message is ignored, as OTP 25, 27 and 29 do.
 
 Messages to a pid, a name or an alias take short cuts in both directions, which give what the common road gives.
 """
@@ -48,7 +48,6 @@ PASS_THROUGH: Final = 112
 
 _COMPRESSED: Final = b"P"
 _EMPTY: Final = Atom("")
-_REFERENCE: Final = 90  # NEWER_REFERENCE_EXT
 _TERMS_BYTES_MAX: Final = 0xFFFFFFFF - (1 << 20)  # what a length can say, less the largest header
 _OWN_CHUNK_BYTES: Final = 16 * 1024  # from here on a message is handed out as it is, not gathered with others
 
@@ -58,10 +57,12 @@ _head: Final = Struct(">IBB").pack  # frame length, version, kind
 class Channel:
     """One established connection, from just after the handshake until it is closed.
 
-    `flags` are those that both nodes have, unless `peer_published` says it also whether the peer is visible. Hand in
-    all that arrives (`receive_data`) and ask for records until there is none (`next_event`); `send` records and write
-    what `data_to_send` gives; call `handle_deadline` at `next_deadline()`. A PeerError or NetTickTimeout from any of
-    them means: close the connection. `net_ticktime` is in seconds, of the clock of `now`.
+    Hand in all that arrives (`receive_data`) and ask for records until there is none (`next_event`); `send` records and
+    write what `data_to_send` gives; call `handle_deadline` at `next_deadline()`. A PeerError or NetTickTimeout from any
+    of them means: close the connection.
+
+    `flags` are those that both nodes have. Whether the peer is visible is among them, unless `peer_published` says it.
+    `net_ticktime` is in seconds of the clock of `now`.
     """
 
     def __init__(
@@ -340,6 +341,7 @@ class Channel:
 
 _PID: Final = 0x58_52  # NEW_PID_EXT, ATOM_CACHE_REF; then index: 8, id, serial, creation: 32 each
 _ATOM: Final = 0x52  # ATOM_CACHE_REF; then index: 8
+_REFERENCE: Final = 0x5A  # NEWER_REFERENCE_EXT; then count of words: 16, an atom, creation and words: 32 each
 _SEND_HEAD: Final = 0x68_03_61_16  # a tuple of 3: SEND_SENDER, sender, receiver
 _REG_SEND_HEAD: Final = 0x68_04_61_06  # a tuple of 4: REG_SEND, sender, '', name
 _ALIAS_HEAD: Final = 0x68_03_61_21  # a tuple of 3: ALIAS_SEND, sender, alias
@@ -439,9 +441,10 @@ def _read_to_alias(buffer: bytes, at: int, end: int, atoms: Sequence[Atom]) -> t
     if at + _to_alias.size >= end:
         return None
     _, kind, i, id, serial, creation = _to_alias.unpack_from(buffer, at)
-    if kind != _PID or buffer[at + _to_alias.size] != _REFERENCE:
+    at += _to_alias.size
+    if kind != _PID or buffer[at] != _REFERENCE or buffer[at + 3] != _ATOM:
         return None
-    alias, after = decode_from(buffer, at + _to_alias.size, atoms)
+    alias, after = decode_from(buffer, at, atoms)
     return None if after >= end else (AliasSend(Pid(atoms[i], id, serial, creation), alias, None), after)
 
 

@@ -13,11 +13,11 @@ from typing import assert_never
 from beamnode.errors import LimitExceeded, ProtocolError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire.epmd import (
-    LENGTH,
     CREATION_MAX,
     CREATION_MIN,
     EPMD_PORT,
     EXTRA_BYTES_MAX,
+    LENGTH,
     AliveAnswer,
     AliveRequest,
     DumpRequest,
