@@ -25,7 +25,7 @@ class Limits:
 
     # the channel
     frame_bytes_max: int = 1 * GIB  # one frame: peers that do not fragment send whole messages
-    message_bytes_max: int = 2 * GIB  # one message put together from fragments
+    message_bytes_max: int = 2 * GIB  # all unfinished messages in fragments, per connection
     fragment_sequences_max: int = 4096  # messages in pieces at a time, per connection
 
     # the handshake

@@ -31,7 +31,7 @@ def world(otp: Otp) -> Iterator[World]:
 # Each `go` by UDP makes the peer dial; it answers with what came of it when it lists the node, which must be once, and
 # again when it does not list it any more.
 DIALLER = """
-{ok, Socket} = gen_udp:open(0, [{ip, {127, 0, 0, 1}}, {active, true}]),
+{ok, Socket} = gen_udp:open(0, [binary, {ip, {127, 0, 0, 1}}, {active, true}]),
 Pid = spawn(fun () ->
     Round = fun Round() ->
         receive
