@@ -30,7 +30,8 @@ class Limits:
 
     # the handshake
     handshake_frame_bytes_max: int = 2 * KIB  # OTP: a name is at most 255 + 1 + 255 characters
-    handshakes_pending_max: int = 256  # accepted connections that are not nodes yet, per node
+    handshakes_pending_max: int = 256  # accepted connections that are not nodes yet, per node: then the oldest goes
+    dials_pending_max: int = 1024  # nodes dialled at a time because of signals to them: replies go where peers say
 
     # epmd
     epmd_request_bytes_max: int = 2 * KIB  # an ALIVE2_REQ with the longest name and some extra

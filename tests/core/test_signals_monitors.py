@@ -87,7 +87,8 @@ def test_watching_oneself_is_nothing(signals: Signals, process: Process, by_name
     assert not signals.demonitor(process, reference)
     signals.deliver_to_alias(reference, 1)
     signals.end(process, a.boom)
-    assert inbox(process) == [1]
+    assert inbox(process) == []
+    assert_no_ties(signals)
 
 
 def test_another_tag_takes_the_place_of_down(signals: Signals, process: Process) -> None:

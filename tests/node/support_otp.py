@@ -19,10 +19,14 @@ import secrets
 import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Self
 
 from beamnode import Atom, Epmd, ImproperList, NativeRecord, Node, Pid, a, receive, send
+from beamnode import self as self_pid
 from beamnode.etf import ExactKey
 from beamnode.testing import peers
 from beamnode.testing.peers import ErlNode, Otp, free_port, wait_for
@@ -70,6 +74,7 @@ number(To, Tag, N, Count) -> To ! {Tag, N}, number(To, Tag, N + 1, Count).
 puppet() ->
     receive
         {'$run', From, Fun} -> From ! {self(), Fun()}, puppet();
+        {'$sync', From} -> From ! {synced, self()}, puppet();
         {'$take', From, Milliseconds} ->
             From ! {self(), receive Message -> {message, Message} after Milliseconds -> nothing end},
             puppet()
@@ -228,15 +233,17 @@ class Puppet:
         return await self._world.erl(f"support:order(Puppet, {request})", Puppet=self.pid, **bindings)
 
     async def next(self, timeout: float = WAIT_SECONDS) -> Any:
-        """Its next message; TimeoutError when none comes."""
-        request = f"{{'$take', self(), {round(timeout * 1000)}}}"
-        match await self._world.erl(f"support:order(Puppet, {request})", timeout + WAIT_SECONDS, Puppet=self.pid):
-            case (a.message, message):
-                return message
-            case a.nothing:
-                raise TimeoutError(f"no message within {timeout} s")
-            case other:
-                raise AssertionError(f"the process has {other!r}")
+        """Its next message; TimeoutError when none comes. Asked again and again: the peer does one thing at a time."""
+        deadline = time.monotonic() + timeout
+        while True:
+            match await self._world.erl("support:order(Puppet, {'$take', self(), 10})", Puppet=self.pid):
+                case (a.message, message):
+                    return message
+                case a.nothing:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"no message within {timeout} s")
+                case other:
+                    raise AssertionError(f"the process has {other!r}")
 
     async def nothing_comes(self, seconds: float = 0.1) -> None:
         try:
@@ -245,9 +252,34 @@ class Puppet:
             return
         raise AssertionError(f"nothing was to come, but {message!r} did")
 
+    async def reached(self) -> None:
+        """Wait until what the current process sent it has arrived: signals of one process keep their order."""
+        send(self.pid, (Atom("$sync"), self_pid()))
+        await expect(lambda message: message == (a.synced, self.pid))
+
     async def alive(self) -> bool:
         answer: bool = await self._world.erl("is_process_alive(Puppet)", Puppet=self.pid)
         return answer
+
+
+class Child:
+    """`support_child.py`: a node of ours in a process of its own, connected to the peer."""
+
+    def __init__(self, world: World, net_ticktime: float = 60, hidden: bool = False) -> None:
+        self.name = Atom(world.fresh_name("child"))
+        arguments = [self.name.name, world.cookie, str(world.epmd_port), world.peer.name, str(net_ticktime)]
+        arguments.append("hidden" if hidden else "visible")
+        command = [sys.executable, str(Path(__file__).with_name("support_child.py")), *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    async def __aenter__(self) -> Self:
+        assert self.process.stdout is not None
+        assert await asyncio.to_thread(self.process.stdout.readline) == b"ready\n"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.process.kill()
+        await asyncio.to_thread(self.process.communicate)
 
 
 async def echo() -> None:
@@ -278,6 +310,11 @@ async def nothing_comes(seconds: float = 0.1) -> None:
     except TimeoutError:
         return
     raise AssertionError(f"nothing was to come, but {message!r} did")
+
+
+def unordered(messages: Iterable[Any]) -> list[Any]:
+    """For comparing messages that may come in any order."""
+    return sorted(messages, key=repr)
 
 
 def exact(term: Any) -> Any:

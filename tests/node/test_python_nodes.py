@@ -148,7 +148,7 @@ def terms() -> list[Any]:
         b"", b"bytes", "a string".encode(), BitString(b"\xa0", 3), (), (1,), tuple(range(300)), [], [1, [2, []]],
         list(b"charlist"), list(range(300)), ImproperList((1, 2), 3), {}, {a.k: [1], b"b": {1: 2}, (1,): 2.0},
         Pid(node, 1, 2, 3), Port(node, 7, 3), Reference(node, 3, (1, 2, 3)), Export(a.lists, a.map, 2),
-        Fun(a.m, 1, b"\x01" * 16, 2, 3, Pid(node, 1, 2, 3), (a.free, 1)),
+        Fun(a.m, 1, b"\x01" * 16, 2, 3, 4, Pid(node, 1, 2, 3), (a.free, 1)),
     ]  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def test_a_message_to_a_place_that_cannot_be() -> None:
     play(main)
 
 
-COUNT = int(os.environ.get("BEAMNODE_MESSAGES", "50000"))
+COUNT = int(os.environ.get("BEAMNODE_MESSAGES", "200000"))
 
 
 def test_many_small_messages_keep_their_order() -> None:

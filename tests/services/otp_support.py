@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final, Self
 
-from beamnode import Atom, Node, Pid, a
+from beamnode import Atom, Node, a, receive, send
 from beamnode import Epmd as EpmdDiscovery
+from beamnode import self as own_pid
 from beamnode.otp import gen
 from beamnode.testing.peers import Epmd, ErlNode, Otp, find_otp
 
@@ -39,8 +40,7 @@ end)()
 
 NAMES: Final = "[{N, global:whereis_name(N)} || N <- lists:sort(global:registered_names())]"
 
-# A process that keeps what it gets and hands it out, and one that only waits.
-IDLE: Final = "spawn(fun () -> receive stop -> ok end end)"
+IDLE: Final = "spawn(fun () -> receive stop -> ok end end)"  # a process
 
 OTHER_NODE: Final = """
 import asyncio, sys
@@ -128,12 +128,17 @@ async def whereis(node: Node, name: Any) -> Any:
 
 
 async def _whereis(name: Any) -> Any:
-    from beamnode import receive, self, send
-
     mark = Atom("found")
-    send(GLOBAL, (a.whereis, name, (self(), mark)))
+    send(GLOBAL, (a.whereis, name, (own_pid(), mark)))
     found = await receive(lambda got: isinstance(got, tuple) and got[0] is mark, timeout=WAIT_SECONDS)
     return found[1]
+
+
+async def _can_lock(resource: Any) -> bool:
+    lock = (resource, a.probe)
+    free: bool = await gen.call(GLOBAL, gen.CALL, (a.set_lock, lock), WAIT_SECONDS)
+    await gen.call(GLOBAL, gen.CALL, (a.del_lock, lock), WAIT_SECONDS)
+    return free
 
 
 async def until(
@@ -181,6 +186,16 @@ class Cluster:
             otp, f"{name}@{HOST}", cookie=self.cookie, epmd_port=self.epmd_port, extra_args=self._extra_args
         )
         return Beam(self._stack.enter_context(node))
+
+    def start_beam_late(self, otp: Otp, name: str) -> Beam:
+        """The same, named only when it runs: such a node can leave with `net_kernel:stop/0`."""
+        interface = ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+        node = self._stack.enter_context(ErlNode.start(otp, None, epmd_port=self.epmd_port, extra_args=interface))
+        full = Atom(f"{name}@{HOST}")
+        node.eval("{ok, _} = net_kernel:start([Name, longnames])", Name=full)
+        node.eval("erlang:set_cookie(Cookie)", Cookie=Atom(self.cookie))
+        node.name = full.name
+        return Beam(node)
 
     def fresh_name(self, prefix: str = "py") -> str:
         self._numbers += 1
@@ -242,7 +257,8 @@ class Cluster:
             return True
 
         async def state() -> str:
-            return "\n".join(f"{m.name}: {view}" for group in groups for m, view in (await self.views(group)).items())
+            views = [await self.views(group) for group in groups]
+            return "\n".join(f"{member.name}: {view}" for part in views for member, view in part.items())
 
         await until(done, timeout, state)
         return time.monotonic() - began
@@ -258,6 +274,43 @@ class Cluster:
 
         assert await asyncio.gather(*map(one, members)) == [a.ok] * len(members)
         return time.monotonic() - began
+
+    async def names(self, member: Member, *names: Any) -> dict[Any, Any]:
+        """What the member's replica has under these names; those that it does not have are missing."""
+        if isinstance(member, Beam):
+            found = await member.names()
+            return {name: found[name] for name in names if name in found}
+        pairs = [(name, await whereis(member, name)) for name in names]
+        return {name: pid for name, pid in pairs if pid is not None}
+
+    async def all_have(self, names: dict[Any, Any], *members: Member, timeout: float = WAIT_SECONDS) -> None:
+        """Wait until every member has these names for these pids; None for a name that nobody is to have."""
+        wanted = {name: pid for name, pid in names.items() if pid is not None}
+
+        async def seen() -> list[Any]:
+            return [await self.names(member, *names) for member in members]
+
+        async def agreed() -> bool:
+            return await seen() == [wanted] * len(members)
+
+        async def state() -> str:
+            return f"wanted {wanted}, have {await seen()}"
+
+        await until(agreed, timeout, state)
+
+    async def no_locks(self, *members: Member, resources: Sequence[Any] = (a["global"],)) -> None:
+        """Wait until nothing is locked on any member; on ours, none of these resources."""
+
+        async def free() -> bool:
+            for member in members:
+                if isinstance(member, Beam):
+                    if (await member.view()).locks:
+                        return False
+                elif not all([await member.run_process(_can_lock, resource) for resource in resources]):
+                    return False
+            return True
+
+        await until(free, what="somebody holds a lock")
 
     async def partitions(self, members: Sequence[Member], seconds: float) -> list[list[str]]:
         """The partitions that are left when nothing has changed for `seconds`; an overlap is an AssertionError."""
@@ -299,8 +352,3 @@ class ProcessNode:
         self._process.stdin.write(b"\n")
         await self._process.stdin.drain()
         assert await self._process.wait() == 0
-
-
-def pid_of(value: Any) -> Pid:
-    assert isinstance(value, Pid)
-    return value

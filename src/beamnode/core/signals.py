@@ -159,6 +159,8 @@ class Signals:
         if entry is not None and entry.active:
             return
         if not self.is_local(pid):
+            if entry is not None:
+                entry.unlink_id = None
             self.add_remote_link(process, pid)
             self.outgoing.append((pid.node, control.Link(process.pid, pid)))
             return
@@ -187,8 +189,10 @@ class Signals:
         self.outgoing.append((pid.node, control.UnlinkId(entry.unlink_id, process.pid, pid)))
 
     def add_remote_link(self, process: Process, remote: Pid) -> None:
-        process.links[remote] = Link()
-        self._ties_with(remote.node).links[process.pid, remote] = process
+        """A link that the other side has. An entry that waits for its unlink's acknowledgement stays as it is."""
+        if remote not in process.links:
+            process.links[remote] = Link()
+            self._ties_with(remote.node).links[process.pid, remote] = process
 
     def _drop_link(self, process: Process, remote: Pid) -> None:
         process.links.pop(remote, None)
@@ -199,7 +203,7 @@ class Signals:
         process = self.lookup(record.to)
         if process is None:
             self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
-        elif record.sender not in process.links:  # an entry that waits for its unlink ack stays as it is
+        else:
             self.add_remote_link(process, record.sender)
 
     def _on_unlink_id(self, node: Atom, record: control.UnlinkId) -> None:
@@ -225,16 +229,16 @@ class Signals:
     ) -> Reference:
         """Watch a pid, a local name or `(name, node)`: `{tag, Reference, process, Object, Reason}`, once.
 
-        Watching oneself is allowed and does nothing.
+        Watching oneself is allowed and does nothing; not even the alias is made.
         """
         process.check_alive()
         reference = self.identities.next_reference()
-        if alias is not None:
-            self._add_alias(process, reference, alias)
         watched, node = self._resolve_target(target)
         other = self._find(watched) if node is self.node else None
         if other is process:
             return reference
+        if alias is not None:
+            self._add_alias(process, reference, alias)
         entry = process.monitors[reference] = Monitor(watched, node, tag)
         if node is not self.node:
             self._ties_with(node).monitors[reference] = process

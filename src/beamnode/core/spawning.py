@@ -123,8 +123,10 @@ class Spawning:
             if wanted:
                 signals.add_remote_link(process, pid)
             else:
+                # Who has linked itself by hand meanwhile keeps that link.
+                make = control.Exit2 if pid in process.links else control.Exit
                 reason = a.abandoned if process.alive else process.exit_reason
-                signals.outgoing.append((pid.node, control.Exit(process.pid, pid, reason)))
+                signals.outgoing.append((pid.node, make(process.pid, pid, reason)))
 
     # --- Theirs -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A term for logs and error texts: short whatever the term, on one line, and never an error.
 
-`repr` is none of the three: a peer may send an integer of a million digits (ValueError), a thousand tuples in each other
-(RecursionError), a gigabyte, or an atom that looks like a line of the log.
+`repr` is none of the three: a peer may send an integer of a million digits (ValueError), a thousand tuples in one
+another (RecursionError), a gigabyte, or an atom that looks like a line of the log.
 """
 
 from __future__ import annotations

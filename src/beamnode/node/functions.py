@@ -254,11 +254,12 @@ class Timer:
 
 
 def send_after(to: Destination, message: Any, seconds: float) -> Timer:
-    """`send(to, message)` in so many seconds, unless the timer is cancelled or the node has stopped."""
+    """`send(to, message)` in so many seconds, unless the timer is cancelled. Errors: those of `send`, at once."""
     body = current_body()
     runtime, process = body.runtime, body.process
 
     def act() -> Timer:
+        runtime.check_sendable(to, message)
         return Timer(runtime, runtime.loop.call_later(seconds, runtime.send, process, to, message))
 
     timer: Timer = runtime.on_loop(act)

@@ -31,7 +31,7 @@ from beamnode.etf import Atom, a, decode, encode
 from beamnode.limits import Limits
 from beamnode.node.epmd_discovery import Discovery, random_creation
 from beamnode.node.runtime import Runtime
-from beamnode.node.session import Session, Stage
+from beamnode.node.session import Session
 from beamnode.wire import control
 from beamnode.wire.channel import Channel
 from beamnode.wire.flags import DEFAULT, Flag
@@ -41,6 +41,9 @@ log = logging.getLogger("beamnode.connection")
 
 FAILURES_KEPT_MAX = 256  # reasons of failed connects that `failure` can tell
 DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
+
+# What the other side is to have even when this node stops while it connects.
+_TO_BE_TOLD = (control.Send, control.RegSend, control.AliasSend, control.Exit, control.Exit2)
 
 # Signals that are not worth a connection: they only end ties, and without a connection there is no tie.
 _NOT_WORTH_DIALLING = frozenset(
@@ -94,7 +97,8 @@ class Network:
         self._discovery = discovery
         self._cookie_for = cookie_for
         self._sessions: set[Session] = set()
-        self._handshakes = 0
+        self._accepting: dict[Session, None] = {}  # accepted, not up yet; the oldest first
+        self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
 
@@ -162,6 +166,10 @@ class Network:
     def _transmit_later(self, node: Atom, record: control.Record) -> None:
         if type(record) in _NOT_WORTH_DIALLING and self.connections.get(node) is None:
             return
+        if len(self._dialling) >= self.limits.dials_pending_max and self.connections.get(node) is None:
+            log.warning("no connection to %s: %d others are being made", node, len(self._dialling))
+            self.runtime.break_ties(node)
+            return
         match self.connections.want(node, _snapshot(record)):
             case Want.DIAL:
                 self._dial(node)
@@ -183,6 +191,7 @@ class Network:
     def _dial(self, node: Atom) -> None:
         session = Session(self, node)
         self._sessions.add(session)
+        self._dialling.add(session)
         self.connections.own(node, session)
         session.dialling = self.loop.create_task(self._open_stream(session, node))
 
@@ -205,7 +214,6 @@ class Network:
 
     def initiator(self, node: Atom, now: float) -> Initiator:
         """The handshake machine of a stream that was dialled."""
-        self._handshakes += 1
         return Initiator(
             this_name=self.node.name,
             this_creation=self.creation,
@@ -226,21 +234,29 @@ class Network:
     # --- Accepting ----------------------------------------------------------------------------------------------------
 
     async def listen(self) -> Listener:
-        return await self._carrier.listen(self._accept)
+        """Listen. Cancelling this does not cancel the carrier: asyncio would leave its socket in the event loop."""
+        listening = self.loop.create_task(self._carrier.listen(self._accept))
+        try:
+            return await asyncio.shield(listening)
+        except asyncio.CancelledError:
+            await (await listening).close()
+            raise
 
     def _accept(self, stream: Stream) -> Session:
         session = Session(self, None)
         self._sessions.add(session)
-        if not self.open or self._handshakes >= self.limits.handshakes_pending_max:
-            log.warning(
-                "refused a connection from %s: %d handshakes are pending", stream.peer_address, self._handshakes
-            )
-            session.end(NetworkError("too many pending handshakes"), abort=True)
+        self._accepting[session] = None
+        if not self.open:
+            session.end(NetworkError("this node is stopping"), abort=True)
+        elif len(self._accepting) > self.limits.handshakes_pending_max:
+            # Not the new one: who floods this port with connections shall not keep others out.
+            oldest = next(iter(self._accepting))
+            log.warning("%d handshakes at a time: closing the oldest, %r", len(self._accepting), oldest)
+            oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
         return session.attach(stream)
 
     def acceptor(self, now: float) -> Acceptor:
         """The handshake machine of a stream that was accepted."""
-        self._handshakes += 1
         return Acceptor(
             this_name=self.node.name,
             this_creation=self.creation,
@@ -263,7 +279,8 @@ class Network:
             return
         if accepted.verdict is Verdict.NOK:
             machine.refuse(Refusal.NOK)
-            raise HandshakeError(f"refused {name}: the attempt of this node to connect to it goes on")
+            # Nobody's fault: the two dialled at the same time.
+            raise NetworkError(f"refused {name}: the attempt of this node to connect to it goes on")
         session.node = node
         if peer.dynamic:
             machine.accept_named(name, creation, cookie=self._cookie_for(node))
@@ -312,7 +329,7 @@ class Network:
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
-        self._handshakes -= 1
+        self._forget_attempt(session)
         assert session.node is not None
         hidden = not event.flags & Flag.PUBLISHED
         up = self.connections.up(
@@ -337,11 +354,10 @@ class Network:
         self.runtime.flush()
         return True
 
-    def session_ended(self, session: Session, stage: Stage, cause: BeamnodeError, reason: Atom) -> None:
+    def session_ended(self, session: Session, cause: BeamnodeError, reason: Atom) -> None:
         """A session is over, for whatever reason: told once by each."""
         self._sessions.discard(session)
-        if stage is Stage.HANDSHAKE:
-            self._handshakes -= 1
+        self._forget_attempt(session)
         if session.node is None:
             _log_stranger(cause)
             return
@@ -350,6 +366,10 @@ class Network:
         down = self.connections.down(session.node, session, reason)
         if down is not None:
             self._tell_down(down, cause)
+
+    def _forget_attempt(self, session: Session) -> None:
+        self._accepting.pop(session, None)
+        self._dialling.discard(session)
 
     def _concede(self, session: Session) -> bool:
         """The peer's own attempt is on its way here: hold the entry open for it, for a while."""
@@ -404,7 +424,8 @@ class Network:
     # --- The end ------------------------------------------------------------------------------------------------------
 
     async def close(self, timeout: float) -> None:
-        """End every connection and attempt; what was sent still goes out, within `timeout` seconds."""
+        """End every connection and attempt; what was sent still goes out, each step within `timeout` seconds."""
+        await self._let_messages_out(timeout)
         self.open = False
         sessions = list(self._sessions)
         for session in sessions:
@@ -422,6 +443,16 @@ class Network:
         finally:
             for session in sessions:
                 session.abort()
+
+    async def _let_messages_out(self, timeout: float) -> None:
+        """Messages that wait for their connection: in Erlang their sender would still be waiting in `!`."""
+        waiters: list[asyncio.Future[bool]] = []
+        for entry in self.connections.connections():
+            if not entry.is_up and any(isinstance(record, _TO_BE_TOLD) for record in entry.queue):
+                waiters.append(self.loop.create_future())
+                self.connections.explicit_connect(entry.node, waiters[-1])
+        if waiters:
+            await asyncio.wait(waiters, timeout=timeout)
 
     def _flags(self) -> Flag:
         return DEFAULT if self.options.hidden else DEFAULT | Flag.PUBLISHED

@@ -32,6 +32,7 @@ from beamnode.wire.control import SpawnRequest
 
 log = logging.getLogger("beamnode.node")
 
+SERVICE_PAUSE_SECONDS = 0.1  # before a service that has ended is started again
 STOP_SECONDS = 5.0  # what stopping waits for: bytes to leave, bodies to end
 
 Name = Atom | str
@@ -109,7 +110,7 @@ class Node:
         self._services = tuple(services)
         self._options = NetworkOptions(
             hidden=hidden,
-            dist_auto_connect=AutoConnect(dist_auto_connect),
+            dist_auto_connect=_auto_connect(dist_auto_connect),
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
             net_setuptime=_positive("net_setuptime", net_setuptime),
@@ -121,7 +122,7 @@ class Node:
         self._network: Network | None = None
         self._listener: Listener | None = None
         self._registration: Registration | None = None
-        self._service_processes: list[Process] = []
+        self._service_processes: dict[str, Process] = {}
         self._block: BlockBody | None = None
         self._outer: Body | None = None
         self._lender: Process | None = None  # in whose name the node spawns when no process of its own is current
@@ -218,23 +219,39 @@ class Node:
             self._identities.renew(creation)
         network.join(self._runtime, creation)
         self._network = network
-        self._service_processes = []
+        self._service_processes = {}
         for service in self._services:
-            process = self._runtime.spawn(self._serve, (service,), name=Atom(service.name))
-            self._service_processes.append(process)
+            self._start_service(service)
         log.info("node %s is up, listening on %s", self._name, self.listen_address)
 
+    def _start_service(self, service: Service) -> None:
+        """Its process, and another one when that ends: any peer may send it an exit signal `kill`."""
+        runtime = self._required_runtime()
+        try:
+            process = runtime.spawn(self._serve, (service,), name=Atom(service.name))
+        except UsageError as error:
+            log.error("service %s of node %s cannot be started: %s", service.name, self._name, error)
+            return
+        process.trap_exit = True  # a process that is linked to it does not take it along
+        self._service_processes[service.name] = process
+        task = process.body.task
+        task.add_done_callback(
+            lambda _: runtime.loop.call_later(SERVICE_PAUSE_SECONDS, self._start_again, service, process)
+        )
+
+    def _start_again(self, service: Service, ended: Process) -> None:
+        if self._service_processes.get(service.name) is ended:  # not when the node has stopped meanwhile
+            log.warning("service %s of node %s has ended, and is started again", service.name, self._name)
+            self._start_service(service)
+
     async def _serve(self, service: Service) -> None:
-        while True:
-            try:
-                await service.run(self)
-            except BeamnodeError as error:
-                if isinstance(error, ProcessExit):
-                    raise
-                log.exception("service %s of node %s failed, and is started again", service.name, self._name)
-            except Exception:
-                log.exception("service %s of node %s failed, and is started again", service.name, self._name)
-            await asyncio.sleep(0.1)
+        try:
+            await service.run(self)
+        except ProcessExit:
+            raise
+        except Exception:
+            log.exception("service %s of node %s failed", service.name, self._name)
+            raise ProcessExit(a.error) from None
 
     async def stop(self) -> bool:
         """Leave: close every connection, the port, and the name. False when it is stopped already.
@@ -245,10 +262,10 @@ class Node:
             network, self._network = self._up(), None
             if network is None or self._runtime is None:
                 return False
-            services, self._service_processes = self._service_processes, []
+            services, self._service_processes = self._service_processes, {}
             listener, self._listener = self._listener, None
             registration, self._registration = self._registration, None
-            for process in services:
+            for process in services.values():
                 self._runtime.end(process, a.shutdown)
             async with AsyncExitStack() as steps:  # the last one first; each is taken, even if this task is cancelled
                 if registration is not None:
@@ -301,7 +318,7 @@ class Node:
     async def _end_processes(self) -> None:
         """End every process but the services, and wait (a while) for their code to end."""
         runtime = self._required_runtime()
-        services = set(self._service_processes)
+        services = set(self._service_processes.values())
         ends: dict[asyncio.Future[Any], Process] = {}
         for process in runtime.signals.processes():
             if process in services:
@@ -347,6 +364,11 @@ class Node:
         """
         atom, network = self._checked_name(node), self._up()
         return None if network is None else await network.connect(atom)
+
+    def connection_id(self, node: Name) -> int | None:
+        """The number of the connection with `node` that is up; None without one. No other ever has the same."""
+        entry = None if self._network is None else self._network.connections.get(to_atom(node))
+        return entry.id if entry is not None and entry.is_up else None
 
     def connect_error(self, node: Name) -> BeamnodeError | None:
         """Why the last attempt to connect to `node` failed; None when it did not."""
@@ -448,6 +470,7 @@ class Node:
                 outcome.set_result(result)
 
         runtime = self._required_runtime()
+
         def ended(_task: asyncio.Task[Any]) -> None:
             if not outcome.done():  # it was ended before its first step
                 outcome.set_exception(ProcessExit(process.exit_reason))
@@ -513,7 +536,11 @@ class Node:
             runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
             return
         function, args = found
-        runtime.start_body(process, function, tuple(args))
+        try:
+            runtime.start_body(process, function, tuple(args))
+        except RuntimeError as error:  # no more threads
+            log.error("cannot run %s:%s for %s: %s", request.module, request.function, node, error)
+            runtime.signals.end(process, a.system_limit)
 
     # --- Helpers ------------------------------------------------------------------------------------------------------
 
@@ -570,6 +597,13 @@ def _checked_call(module: Name, args: tuple[Any, ...]) -> Call:
             "spawn takes a module, a function and a list of arguments, or a Python function and its arguments"
         )
     return to_atom(module), to_atom(args[0]), list(args[1])
+
+
+def _auto_connect(policy: AutoConnect | str) -> AutoConnect:
+    try:
+        return AutoConnect(policy)
+    except ValueError:
+        raise UsageError(f"dist_auto_connect is 'always', 'once' or 'never', not {policy!r}") from None
 
 
 def _positive(what: str, seconds: float) -> float:

@@ -21,7 +21,7 @@ from beamnode.core.process import Process
 from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NotAliveError, SpawnError, UsageError
-from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import Body, CoroutineBody, ThreadBody
 from beamnode.node.reasons import sendable
 from beamnode.wire import control
@@ -217,6 +217,18 @@ class Runtime:
         else:
             self._deliver_to_name(to_atom(to), message)
         self.flush()
+
+    def check_sendable(self, to: Any, message: Any) -> None:
+        """Raise what `send` would raise: UsageError, EncodeError."""
+        if isinstance(to, Pid | Reference):
+            node = to.node
+        elif isinstance(to, tuple):
+            _, node = name_and_node(to)
+        else:
+            to_atom(to)
+            return
+        if node is not self.identities.node:
+            encode(message)
 
     def _deliver_to_name(self, name: Atom, message: Any) -> None:
         process = self.signals.whereis(name)

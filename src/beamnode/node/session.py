@@ -281,7 +281,7 @@ class Session:
                 self._stream.close()
         if reason is None:
             reason = Atom(getattr(cause, "reason", None) or "connection_closed")
-        self.network.session_ended(self, was, cause, reason)
+        self.network.session_ended(self, cause, reason)
 
     def abort(self) -> None:
         """Do not wait any more for the stream of an ended session."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from beamnode.etf.shown import shown
 from beamnode.etf.terms import Atom, Pid, a
 from beamnode.services.global_actions import (
     OVERLAP_PREVENTION_VERSION,
@@ -27,7 +28,7 @@ from beamnode.services.global_actions import (
     Disconnect,
     Outbox,
 )
-from beamnode.services.global_known import Known, NodeVersion, node_names, nodes_from_terms
+from beamnode.services.global_known import VERSION_MAX, Known, NodeVersion, node_names, nodes_from_terms
 from beamnode.services.global_locker import AddToKnown, Cancel, Him, Locker, LockSet, RemoveFromKnown
 from beamnode.services.global_locks import LockId, Locks
 from beamnode.services.global_names import (
@@ -40,6 +41,7 @@ from beamnode.services.global_names import (
 )
 from beamnode.services.global_resolver import resolve
 from beamnode.services.global_tasks import Task, Tasks
+from beamnode.services.global_terms import is_tag
 
 VERSION_MIN: Final = 5  # of the protocol: what OTP itself still speaks
 EARLY_CONNECTS_MAX: Final = 1024  # init_connects of nodes that are not up: only with connect_all false, or from a liar
@@ -62,9 +64,9 @@ class Session:
     """What is remembered of the connect with one node (OTP: the process dictionary of the server)."""
 
     my_tag: int | None = None  # None: the node is not up here
-    his_tag: Any = None
+    his_tag: int | None = None
     version: int = PROTOCOL_VERSION
-    early: tuple[Any, Any] | None = None  # init_connect that came before nodeup: (version, message)
+    early: tuple[int, int, Pid] | None = None  # init_connect that came before nodeup: version, tag, locker
     lock_id: LockId | None = None
     is_locked: bool = False  # waits for the other side's exchange
     his_names: list[Registration] | None = None  # came before the lock was set
@@ -123,7 +125,13 @@ class Connector:
         self._outbox.cast(node, (a.init_connect, version, self.known.this_node, locker))
         self.resolvers[node] = Resolver(session.my_tag)
         if early is not None:
-            self.init_connect(early[0], node, early[1])
+            self._init_connect(node, *early)
+
+    def drop_early(self, node: Atom) -> None:
+        """Forget an init_connect of a node that is not up, and whose connection is gone."""
+        session = self._sessions.get(node)
+        if session is not None and session.my_tag is None:
+            del self._sessions[node]
 
     def forget(self, node: Atom) -> None:
         """The node is no longer one of us: end its session, take it out of what is known (handle_nodedown)."""
@@ -140,13 +148,14 @@ class Connector:
     def init_connect(self, version: Any, node: Atom, message: Any) -> None:
         """`{init_connect, {Vsn, HisTag}, Node, {locker, _, HisKnown, HisTheLocker}}`"""
         match version, message:
-            case (int() as his_version, his_tag, *_), (a.locker, _, _, Pid() as his_locker):
-                if his_version < VERSION_MIN or his_locker.node is not node:
-                    self._outbox.log("info", f"Illegal global protocol version {version!r} Node: {node}")
-                    return
+            case (int() as his_version, his_tag, *_), (a.locker, _, _, Pid() as his_locker) if (
+                VERSION_MIN <= his_version <= VERSION_MAX and is_tag(his_tag) and his_locker.node is node
+            ):
+                self._init_connect(node, his_version, his_tag, his_locker)
             case _:
-                self._outbox.log("info", f"Illegal global protocol version {version!r} Node: {node}")
-                return
+                self._outbox.log("info", f"Illegal global protocol version {shown(version)} Node: {shown(node)}")
+
+    def _init_connect(self, node: Atom, his_version: int, his_tag: int, his_locker: Pid) -> None:
         if node in self.known.pending:
             self._out_of_sync(node, his_version, his_tag)
             return
@@ -156,7 +165,7 @@ class Connector:
         session.version = min(his_version, PROTOCOL_VERSION)
         session.his_tag = his_tag
         if session.my_tag is None or node not in self.resolvers:
-            session.early = (version, message)
+            session.early = (his_version, his_tag, his_locker)
             return
         self.locker.post(Him(node, his_locker, session.version, session.my_tag, his_tag))
         if his_version >= VERIFY_CONNECT_VERSION:
@@ -258,7 +267,7 @@ class Connector:
                 operations_from_terms(operations),
                 nodes_from_terms(known),
                 external_names_from_terms(external),
-                external if isinstance(external, list) else [],
+                [term for term in external if external_names_from_terms([term])] if isinstance(external, list) else [],
             )
             self._finish_when_resolved(node, session)
 
@@ -312,10 +321,13 @@ class Connector:
             self._join(node)
         lock_id = _extra_info(a.lock, extra)
         self._names.apply(operations_from_terms(operations), external_names_from_terms(external), lock_id)
-        self.locker.post(AddToKnown(tuple(added)))
+        if added:
+            self.locker.post(AddToKnown(tuple(node for node in added if node in self.known.versions)))
 
     def in_sync(self, node: Atom) -> None:
         """`{in_sync, Node, IsKnown}`: a node of the other partition has our names."""
+        if node not in self.known.connection_ids and node not in self.known.versions:
+            return  # it says so itself, through a connection: whoever speaks for another is a liar
         self._on_synced(node)
         if node not in self.synced:
             self.synced.insert(0, node)
@@ -343,8 +355,9 @@ class Connector:
 
     def _cancel(self, node: Atom, tag: Any, then: Callable[[], None] | None = None) -> None:
         """Stop locker and resolver of a session; tell the other side if the connect was going on (cancel_locker)."""
-        self.locker.post(Cancel(node, tag, then))
         session = self._sessions.get(node)
+        if session is not None and session.my_tag == tag:  # no other one is, or will be, with the locker
+            self.locker.post(Cancel(node, tag, then))
         if session is not None and session.my_tag == tag and self.known.pending.get(node, 0) >= VERIFY_CONNECT_VERSION:
             self._send_cancel(node, session.his_tag)
         resolver = self.resolvers.get(node)

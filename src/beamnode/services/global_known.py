@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from beamnode.etf.terms import Atom, a
 from beamnode.services.global_actions import OVERLAP_PREVENTION_VERSION, PROTOCOL_VERSION
 
 NodeVersion = Atom | tuple[Atom, int]  # an element of the lists of nodes on the wire
+
+# A mesh has a connection of every node with every other: far fewer nodes than these. What a peer makes up beyond is
+# left out.
+NODES_MAX: Final = 4096  # of one message
+UNCONNECTED_MAX: Final = 1024  # that we were told of, and are not connected with (yet), at a time
+VERSION_MAX: Final = 1 << 16
+NAME_CHARACTERS_MAX: Final = 255
 
 
 @dataclass(slots=True)
@@ -34,11 +41,17 @@ class Known:
     def add(self, nodes: Iterable[NodeVersion]) -> list[Atom]:
         """Make nodes known; returns those that were not known before, the last first (add_to_known)."""
         added: list[Atom] = []
+        room = UNCONNECTED_MAX - sum(node not in self.connection_ids for node in self.versions)
         for element in nodes:
             node, version = element if isinstance(element, tuple) else (element, 0)
-            if node is not self.this_node and node not in self.versions:
-                self.versions[node] = version
-                added.insert(0, node)
+            if node is self.this_node or node in self.versions:
+                continue
+            if node not in self.connection_ids:
+                room -= 1
+                if room < 0:
+                    continue
+            self.versions[node] = version
+            added.insert(0, node)
         return added
 
     def with_versions(self, nodes: Iterable[NodeVersion]) -> list[NodeVersion]:
@@ -53,11 +66,11 @@ class Known:
         return list(self.versions.items())
 
     def overlap_preventers(self, ignored: Atom) -> Iterator[Atom]:
-        """Every known or connecting node, but `ignored`, that understands `lost_connection`."""
-        for nodes in (self.versions, self.pending):
-            for node, version in list(nodes.items()):
-                if node is not ignored and version >= OVERLAP_PREVENTION_VERSION:
-                    yield node
+        """Every known or connecting node, but `ignored`, that is connected and understands `lost_connection`."""
+        for node in list(self.connection_ids):
+            version = max(self.versions.get(node, 0), self.pending.get(node, 0))
+            if node is not ignored and version >= OVERLAP_PREVENTION_VERSION:
+                yield node
 
     def as_term(self) -> dict[Any, Any]:
         """The map as OTP keeps it; part of `init_connect`, where receivers do not look at it."""
@@ -72,13 +85,19 @@ class Known:
 def nodes_from_terms(terms: Any) -> list[NodeVersion]:
     """A list of nodes of a message, with or without versions; elements of any other shape are left out."""
     found: list[NodeVersion] = []
-    for term in terms if isinstance(terms, list) else []:
+    for term in terms[:NODES_MAX] if isinstance(terms, list) else []:
         match term:
-            case Atom():
+            case Atom() if is_node_name(term):
                 found.append(term)
-            case (Atom() as node, int() as version):
+            case (Atom() as node, int() as version) if is_node_name(node) and 0 <= version <= VERSION_MAX:
                 found.append((node, version))
     return found
+
+
+def is_node_name(node: Atom) -> bool:
+    """Whether an atom has the form of a node name."""
+    parts = node.name.split("@")
+    return len(parts) == 2 and all(parts) and len(node.name) <= NAME_CHARACTERS_MAX and node.name.isprintable()
 
 
 def node_names(nodes: Iterable[NodeVersion]) -> list[Atom]:

@@ -30,6 +30,8 @@ KNOWN_WAIT_SECONDS = 1.0  # and KNOWN_WAIT_PER_NODE_SECONDS for each known node,
 KNOWN_WAIT_PER_NODE_SECONDS = 0.1
 KNOWN_WAIT_SECONDS_MAX = 3.0
 
+MAILBOX_MAX = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Him:
@@ -97,8 +99,28 @@ class Locker:
         tasks.spawn(self._task, self._loop())
 
     def post(self, message: Him | Cancel | LockSet | AddToKnown | RemoveFromKnown) -> None:
-        """Put a message into the locker's mailbox."""
-        self._task.mailbox.append(message)
+        """Put a message into the locker's mailbox.
+
+        The locker may wait for long, for a peer that does not answer, and what a peer can send meanwhile must not pile
+        up: a candidate that it has not seen yet is cancelled in the mailbox itself, and past `MAILBOX_MAX` messages
+        `lock_set` is dropped (as if the other locker's try had come too late) and what is known is told at once.
+        """
+        mailbox = self._task.mailbox
+        if isinstance(message, Cancel) and message.then is None:
+            unseen = [
+                him for him in mailbox if isinstance(him, Him) and (him.node, him.my_tag) == (message.node, message.tag)
+            ]
+            if unseen:
+                mailbox.remove(unseen[0])
+                return
+        if len(mailbox) >= MAILBOX_MAX:
+            if isinstance(message, LockSet):
+                return
+            if isinstance(message, AddToKnown | RemoveFromKnown):
+                self._catch_up_known()
+                self._update_known(message)
+                return
+        mailbox.append(message)
 
     def candidates(self) -> list[Him]:
         """The nodes that it is to lock with."""

@@ -14,6 +14,8 @@ from beamnode.etf.terms import Atom, Pid, Reference, a
 from beamnode.services.global_tasks import MultiCall, Steps
 from beamnode.services.global_terms import TermTooDeep, subtract, term_key, the_boss
 
+HELD_MAX: Final = 64 * 1024  # holders of locks on this node, together; whoever comes then does not get the lock
+
 GLOBAL_RESOURCE: Final = Atom("global")  # the lock that protects the name tables of a whole partition
 
 LockId = tuple[Any, Any]  # (resource id, requester id)
@@ -47,6 +49,8 @@ class Locks:
     def set(self, lock_id: LockId, pid: Pid) -> bool:
         """Lock for `pid`; False when another requester holds the resource. Raises `TermTooDeep`."""
         if not self.can_set(lock_id):
+            return False
+        if len(self._held) >= HELD_MAX:
             return False
         key = term_key(lock_id[0])
         lock = self._locks.setdefault(key, Lock(lock_id, term_key(lock_id[1])))

@@ -16,10 +16,10 @@ become one), `global_locker` and `global_locks`, `global_names` and `global_reso
 from __future__ import annotations
 
 import itertools
-import reprlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from beamnode.etf.shown import shown
 from beamnode.etf.terms import Atom, Pid, Reference, a
 from beamnode.services.global_actions import (
     GEN_CALL,
@@ -33,15 +33,17 @@ from beamnode.services.global_actions import (
     Send,
 )
 from beamnode.services.global_connect import Connector
-from beamnode.services.global_known import Known
+from beamnode.services.global_known import NODES_MAX, Known, is_node_name
 from beamnode.services.global_locks import Locks
 from beamnode.services.global_names import Names, Registration
 from beamnode.services.global_partitions import SMALL_INTEGER_MIN, Partitions
 from beamnode.services.global_tasks import Tasks
-from beamnode.services.global_terms import TermTooDeep, term_key
+from beamnode.services.global_terms import TermTooDeep, check_term, term_key
 from beamnode.services.global_waiters import Sender, Waiters
 
 WHEREIS_RETRY_SECONDS_MAX: Final = 4.0  # global.erl: random_sleep(5)
+WHEREIS_WAITING_MAX: Final = 1024  # questions that wait for the lock; more are answered at once
+CONNECTING_MAX: Final = 2048  # nodes that we try to connect with at a time
 _NO_ANSWER: Final = object()
 
 
@@ -118,6 +120,8 @@ class GlobalNameServer:
     def nodedown(self, node: Atom, connection_id: int, now: float) -> list[Action]:
         """A visible connection is gone; to be told after all that came through it and after the DOWNs of its pids."""
         if self._known.connection_ids.get(node) != connection_id:
+            if node not in self._known.connection_ids:
+                self._connector.drop_early(node)
             return self._settle(now)
         del self._known.connection_ids[node]
         if self._leavers.waits_for(node):
@@ -159,7 +163,7 @@ class GlobalNameServer:
         except TermTooDeep:
             understood = False
         if not understood:
-            text = f"The global_name_server received an unexpected message: {reprlib.repr(term)}"
+            text = f"The global_name_server received an unexpected message: {shown(term)}"
             self._outbox.log("warning", text)
         return self._settle(now)
 
@@ -226,7 +230,9 @@ class GlobalNameServer:
     def _call(self, sender: Sender, request: Any) -> bool:
         match request:
             case (a.sync, list() as nodes):
-                self._sync(sender, {node for node in nodes if isinstance(node, Atom)})
+                self._sync(
+                    sender, {node for node in nodes[:NODES_MAX] if isinstance(node, Atom) and is_node_name(node)}
+                )
             case a.disconnect:
                 self._leave(sender)
             case a.info:
@@ -247,11 +253,9 @@ class GlobalNameServer:
                 self._locks.delete(lock_id, pid)
                 return True
             case (a.register, name, Pid() as named, method):
-                self._names.register(Registration(term_key(name), name, named, method), pid, None)
-                return a.yes
+                return self._register(name, named, method, pid)
             case (a.register_ext, name, Pid() as named, method, Atom() as node):
-                self._names.register(Registration(term_key(name), name, named, method), pid, None, node)
-                return a.yes
+                return self._register(name, named, method, pid, node)
             case (a.unregister, name):
                 self._names.unregister(term_key(name))
                 return a.ok
@@ -264,6 +268,14 @@ class GlobalNameServer:
             case a.get_names_ext:
                 return self._names.external_terms()
         return _NO_ANSWER
+
+    def _register(self, name: Any, named: Pid, method: Any, holder: Pid, external_node: Atom | None = None) -> Atom:
+        check_term(method)
+        key = term_key(name)
+        if not self._names.has_room(key):
+            return a.no
+        self._names.register(Registration(key, name, named, method), holder, None, external_node)
+        return a.yes
 
     def _cast(self, request: tuple[Any, ...]) -> bool:
         connector = self._connector
@@ -319,10 +331,10 @@ class GlobalNameServer:
 
     def _whereis(self, term: tuple[Any, ...]) -> None:
         """`{whereis, Name, From}`: not while a partition's names may be changing."""
-        if self._locks.is_global_lock_set():
+        pid = self._names.where(term[1])  # raises for what is no name, before it is kept
+        if self._locks.is_global_lock_set() and len(self._asked_again) < WHEREIS_WAITING_MAX:
             self._asked_again.append((self._now + self._random() * WHEREIS_RETRY_SECONDS_MAX, term))
         else:
-            pid = self._names.where(term[1])
             self._outbox.put(Reply(term[2], a.undefined if pid is None else pid))
 
     def _state_term(self) -> tuple[Any, ...]:
@@ -377,6 +389,10 @@ class GlobalNameServer:
 
     def _connect(self, node: Atom, joining: bool) -> None:
         if node not in self._connecting:
+            if len(self._connecting) >= CONNECTING_MAX and node not in self._known.connection_ids:
+                self._partitions.left(node)
+                self._node_gone(node)
+                return
             self._outbox.put(Connect(node))
         self._connecting[node] = self._connecting.get(node, False) or joining
 

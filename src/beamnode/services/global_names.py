@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from beamnode.etf.terms import Atom, Pid, Reference, a
 from beamnode.services.global_locks import Locks
-from beamnode.services.global_terms import TermTooDeep, term_key
+from beamnode.services.global_terms import TermTooDeep, check_term, term_key
+
+NAMES_MAX: Final = 256 * 1024  # in the table; more are not taken in
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class Registration:
 
     @classmethod
     def of(cls, name: Any, pid: Pid, method: Any) -> Registration | None:
-        """None for a name that is nested too deep."""
+        """None for a name or a method that is nested too deep, or too large."""
         try:
+            check_term(method)
             return cls(term_key(name), name, pid, method)
         except TermTooDeep:
             return None
@@ -72,7 +75,7 @@ Operation: TypeAlias = Insert | Delete
 def operations_from_terms(terms: Any) -> list[Operation]:
     """The operations of a message; elements of any other shape are left out."""
     found: list[Operation] = []
-    for term in terms if isinstance(terms, list) else []:
+    for term in terms[:NAMES_MAX] if isinstance(terms, list) else []:
         match term:
             case (a.insert, entry):
                 registration = Registration.from_term(entry)
@@ -88,14 +91,14 @@ def operations_from_terms(terms: Any) -> list[Operation]:
 
 def registrations_from_terms(terms: Any) -> list[Registration]:
     """The names of an `exchange`; elements of any other shape are left out."""
-    entries = (Registration.from_term(term) for term in terms) if isinstance(terms, list) else ()
+    entries = (Registration.from_term(term) for term in terms[:NAMES_MAX]) if isinstance(terms, list) else ()
     return [entry for entry in entries if entry is not None]
 
 
 def external_names_from_terms(terms: Any) -> list[tuple[Hashable, Pid, Atom]]:
     """`[{Name, Pid, RegNode}]` as `(key, pid, node)`; elements of any other shape are left out."""
     found = []
-    for term in terms if isinstance(terms, list) else []:
+    for term in terms[:NAMES_MAX] if isinstance(terms, list) else []:
         match term:
             case (name, Pid() as pid, Atom() as node):
                 registration = Registration.of(name, pid, None)
@@ -129,6 +132,10 @@ class Names:
         found = self.find(term_key(name))
         return found.pid if found is not None and self._is_alive(found.pid) else None
 
+    def has_room(self, key: Hashable) -> bool:
+        """Whether the name can be put in."""
+        return key in self._names or len(self._names) < NAMES_MAX
+
     def find(self, key: Hashable) -> Registration | None:
         found = self._names.get(key)
         return None if found is None else found[0]
@@ -149,6 +156,8 @@ class Names:
         with None the lock `lock_id` (insert_global_name: the sender went down and came up again meanwhile).
         """
         self._forget(registration.key)
+        if len(self._names) >= NAMES_MAX:
+            return
         if external_node is not None:
             self._external[registration.key] = (registration.name, registration.pid, external_node)
         ref = self._monitor(registration.pid)

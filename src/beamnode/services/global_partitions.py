@@ -15,6 +15,7 @@ from typing import Any, Final
 from beamnode.etf.terms import Atom, a
 from beamnode.services.global_actions import OVERLAP_PREVENTION_VERSION, Disconnect, Outbox
 from beamnode.services.global_known import Known
+from beamnode.services.global_terms import is_tag
 
 LOSS_KEPT_SECONDS: Final = 3600.0  # global.erl: lost_conn_info_cleanup_time
 LOSSES_MAX: Final = 65536  # reports remembered at a time; the oldest goes first
@@ -74,6 +75,8 @@ class Partitions:
     def lost_connection(self, report: tuple[Any, ...], now: float) -> None:
         """`{lost_connection, NodeA, XCreationA, OpIdA, NodeB}`: A has lost B."""
         _, reporter, creation, operation, lost = report
+        if not (is_tag(creation) and is_tag(operation)):
+            return
         if not self.enabled or not self._is_news(reporter, lost, creation, operation, now):
             return
         self._tell_everybody(report, reporter)

@@ -7,8 +7,9 @@ import logging
 import random
 from typing import Any, Final
 
-from beamnode.errors import BeamnodeError
+from beamnode.errors import BeamnodeError, EncodeError
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
+from beamnode.etf.shown import shown
 from beamnode.node import Node, demonitor, exit, monitor, receive, send, spawn
 from beamnode.node import self as own_pid
 from beamnode.otp import gen
@@ -65,6 +66,7 @@ class GlobalProcess:
         """Watch the visible nodes, and serve."""
         self._node.monitor_nodes(True, connection_id=True)
         clock = asyncio.get_running_loop().time
+        await self._part()
         while True:
             deadline = self._machine.next_deadline()
             try:
@@ -76,12 +78,32 @@ class GlobalProcess:
             for action in actions:
                 await self._act(action)
 
+    async def _part(self) -> None:
+        """End the connections that are up already: this process follows one that has crashed.
+
+        The peers count that one among the synced, with names and locks that are gone, and never answer a second
+        `init_connect` on the same connection. (In OTP the whole node goes when `global_name_server` does.)
+        """
+        nodes = self._node.list()
+        if nodes:
+            log.warning("global of %s has lost its state: disconnecting from %s", self._node.name, nodes)
+        for node in nodes:
+            await self._node.disconnect(node)
+
+    def _is_up(self, node: Atom, connection_id: Any) -> bool:
+        return type(connection_id) is int and self._node.connection_id(node) == connection_id
+
     def _on_message(self, message: Any, now: float) -> list[Action]:
         machine = self._machine
         match message:
+            # A peer can send what looks like these: without a look at the connections it could make us dial anybody.
             case (a.nodeup, Atom() as node, {a.connection_id: connection_id}):
+                if not self._is_up(node, connection_id):
+                    return []
                 return machine.nodeup(node, connection_id, now)
             case (a.nodedown, Atom() as node, {a.connection_id: connection_id}):
+                if self._is_up(node, connection_id):
+                    return []
                 return machine.nodedown(node, connection_id, now)
             case (ImproperList(elements=(a.alias,), tail=Reference() as reference), answer) if reference in self._calls:
                 return machine.call_answered(self._calls.pop(reference), answer, now)
@@ -99,7 +121,7 @@ class GlobalProcess:
         match action:
             case Send(to, message, no_connect):
                 if not no_connect or self._is_connected(to):
-                    send(to, message)
+                    _send(to, message)
             case Reply(sender, value):
                 gen.reply(sender, value)
             case Call(node, request, call_id):
@@ -124,7 +146,7 @@ class GlobalProcess:
         try:
             ok = await self._node.connect(node)
         except BeamnodeError as error:  # a name that cannot be a node of this cluster
-            log.warning("cannot connect to %s: %s", node, error)
+            log.warning("cannot connect to %s: %s", shown(node), error)
             ok = False
         send(self._pid, (_CONNECTED, node, bool(ok)))
 
@@ -143,6 +165,13 @@ class GlobalProcess:
                 case (Atom() as said, Atom(name="return"), value) if said is mark:
                     outcome = (value,)
         send(self._pid, (_RETURNED, action.call_id, outcome))
+
+
+def _send(to: Pid | tuple[Atom, Atom], message: Any) -> None:
+    try:
+        send(to, message)
+    except EncodeError as error:  # what one peer sent in a form that another does not know
+        log.warning("a message to %s was dropped: %s", shown(to), error)
 
 
 def _demonitor(reference: Reference) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from beamnode.etf.terms import Atom, Pid
+from beamnode.etf.terms import Atom, Pid, a
 from beamnode.services.global_actions import Outbox, Reply
 
 Sender: TypeAlias = tuple[Pid, Any]  # From of a gen call
@@ -21,6 +21,9 @@ class Waiter:
     nodes: set[Atom]
 
 
+WAITERS_MAX: Final = 1024  # whoever comes then is answered `{error, system_limit}`
+
+
 class Waiters:
     """Calls that are answered when every node of theirs is done with."""
 
@@ -33,6 +36,10 @@ class Waiters:
 
     def add(self, sender: Sender | None, answer: Any, nodes: Iterable[Atom]) -> None:
         """Answered at once if there are no nodes."""
+        if len(self._waiters) >= WAITERS_MAX:
+            if sender is not None:
+                self._outbox.put(Reply(sender, (a.error, a.system_limit)))
+            return
         self._waiters.append(Waiter(sender, answer, set(nodes)))
         self._answer()
 

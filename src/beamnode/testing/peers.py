@@ -422,8 +422,10 @@ class ErlNode:
         _started.discard(self)
 
     def suspend(self) -> None:
-        """Freeze it (SIGSTOP): its sockets stay open and it answers nothing."""
+        """Freeze it (SIGSTOP): its sockets stay open and it answers nothing. Returns when all its threads stand still."""
         self._process.send_signal(signal.SIGSTOP)
+        if self.running:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # leaves its end for Popen to see
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)

@@ -32,6 +32,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from beamnode.errors import ProtocolError
+from beamnode.etf.shown import shown
 from beamnode.etf.terms import Atom, Pid, Reference
 from beamnode.wire.flags import Flag
 
@@ -261,13 +262,13 @@ _WORD_ATOMS: Final = {True: Atom("true"), False: Atom("false"), None: Atom("nil"
 
 def _pid(value: Any) -> Any:
     if type(value) is not Pid:
-        raise ProtocolError(f"a pid was expected, not {_shown(value)}")
+        raise ProtocolError(f"a pid was expected, not {shown(value)}")
     return value
 
 
 def _reference(value: Any) -> Any:
     if type(value) is not Reference:
-        raise ProtocolError(f"a reference was expected, not {_shown(value)}")
+        raise ProtocolError(f"a reference was expected, not {shown(value)}")
     return value
 
 
@@ -277,7 +278,7 @@ def _atom(value: Any) -> Any:
         return value
     if value is None or value is True or value is False:
         return _WORD_ATOMS[value]
-    raise ProtocolError(f"an atom was expected, not {_shown(value)}")
+    raise ProtocolError(f"an atom was expected, not {shown(value)}")
 
 
 def _pid_or_atom(value: Any) -> Any:
@@ -290,35 +291,26 @@ def _term(value: Any) -> Any:
 
 def _list(value: Any) -> Any:
     if type(value) is not list:
-        raise ProtocolError(f"a list was expected, not {_shown(value)}")
+        raise ProtocolError(f"a list was expected, not {shown(value)}")
     return value
 
 
 def _mfa(value: Any) -> Any:
     if type(value) is not tuple or len(value) != 3:
-        raise ProtocolError(f"module, function and arity were expected, not {_shown(value)}")
+        raise ProtocolError(f"module, function and arity were expected, not {shown(value)}")
     return _atom(value[0]), _atom(value[1]), _arity(value[2])
 
 
 def _unsigned(bits: int, least: int = 0) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if type(value) is not int or not least <= value < 1 << bits:
-            raise ProtocolError(f"an integer of {bits} bits, at least {least}, was expected, not {_shown(value)}")
+            raise ProtocolError(f"an integer of {bits} bits, at least {least}, was expected, not {shown(value)}")
         return value
 
     return check
 
 
 _arity: Final = _unsigned(27)
-
-
-def _shown(value: Any) -> str:
-    """A term in an error text: cut short, and safe for any term."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # a deep term; an integer of too many digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # --- The shape of each op ---------------------------------------------------------------------------------------------
@@ -404,7 +396,7 @@ def carries_payload(control: Any) -> bool:
     op = control[0] if type(control) is tuple and control else None
     if type(op) is int and (op in _LAYOUTS or op == Op.ALTACT_SIG_SEND):
         return op in PAYLOAD_OPS
-    raise ProtocolError(f"not a control message of this protocol: {_shown(control)}")
+    raise ProtocolError(f"not a control message of this protocol: {shown(control)}")
 
 
 def from_wire(control: Any, payload: Any = NO_PAYLOAD) -> Record:
@@ -413,13 +405,13 @@ def from_wire(control: Any, payload: Any = NO_PAYLOAD) -> Record:
     Raises ProtocolError for an unknown op, a wrong arity, an element of the wrong type, a payload too many or too few.
     """
     if carries_payload(control) is (payload is NO_PAYLOAD):
-        raise ProtocolError(f"the payload is missing, or does not belong here: {_shown(control)}")
+        raise ProtocolError(f"the payload is missing, or does not belong here: {shown(control)}")
     op = control[0]
     if op == Op.ALTACT_SIG_SEND:
         return _from_altact(control, payload)
     layout = _LAYOUTS[op]
     if len(control) != len(layout.elements) + 1:
-        raise ProtocolError(f"a control message of the wrong size: {_shown(control)}")
+        raise ProtocolError(f"a control message of the wrong size: {shown(control)}")
     fields = {name: check(value) for (name, check), value in zip(layout.elements, control[1:], strict=True) if name}
     if layout.payload is not None:
         name, check = layout.payload
@@ -431,12 +423,12 @@ def _from_altact(control: Control, payload: Any) -> Record:
     """ALTACT_SIG_SEND: `{37, Flags, Sender, To}` and a token if bit 2 says so. Later bits and elements are ignored."""
     bits = control[1] if len(control) >= 4 else None
     if type(bits) is not int or bits < 0 or (bits & _WITH_TOKEN and len(control) < 5):
-        raise ProtocolError(f"a control message of the wrong size or without flags: {_shown(control)}")
+        raise ProtocolError(f"a control message of the wrong size or without flags: {shown(control)}")
     sender = _pid(control[2])
     token = control[4] if bits & _WITH_TOKEN else None
     priority = bool(bits & _PRIORITY)
     if bits & _TO_ALIAS and bits & _TO_NAME:
-        raise ProtocolError(f"a signal to an alias and to a name at once: {_shown(control)}")
+        raise ProtocolError(f"a signal to an alias and to a name at once: {shown(control)}")
     check = _reference if bits & _TO_ALIAS else _atom if bits & _TO_NAME else _pid
     to = check(control[3])
     if bits & _IS_EXIT:
