@@ -1,4 +1,4 @@
-"""node/body.py: coroutines, threads and `async with` bodies: how they receive, are ended, crash; who is current where."""
+"""node/body.py: coroutines, threads and `async with` bodies: how they receive, are ended, crash; who is current."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_two_tasks_cannot_receive_for_one_process() -> None:
         async with cluster.node():
             first = asyncio.create_task(wait_forever())
             await asyncio.sleep(0)
-            with pytest.raises(UsageError, match="another task of .* waits in receive"):
+            with pytest.raises(UsageError, match=r"another task of .* waits in receive"):
                 await receive()
             send(self(), a.hello)
             await first
@@ -120,7 +120,7 @@ def test_two_threads_cannot_receive_for_one_process() -> None:
     def body() -> None:
         other = spawn_helper(lambda: sync.receive())
         time.sleep(0.1)
-        with pytest.raises(UsageError, match="another thread of .* waits in receive"):
+        with pytest.raises(UsageError, match=r"another thread of .* waits in receive"):
             sync.receive()
         send(self(), a.hello)
         other.join()
@@ -309,7 +309,11 @@ def test_a_crash_is_logged_once_with_its_traceback(body: Any, caplog: pytest.Log
             trap_exit()
             spawn_link(body)
             match await expect():
-                case (a.EXIT, Pid(), ((Atom(name="ValueError"), b"wrong"), [(Atom() as file, Atom() as name, [], _), *_])):
+                case (
+                    a.EXIT,
+                    Pid(),
+                    ((Atom(name="ValueError"), b"wrong"), [(Atom() as file, Atom() as name, [], _), *_]),
+                ):
                     assert (file, name) == (a.test_bodies, Atom(body.__name__))
                 case other:
                     pytest.fail(f"got {other!r}")
@@ -423,15 +427,17 @@ def test_a_lambda_that_makes_a_coroutine_is_told(caplog: pytest.LogCaptureFixtur
 def test_a_body_that_is_ended_from_outside_raises_the_reason() -> None:
     async def main(cluster: Cluster) -> None:
         with pytest.raises(ProcessExit) as error:
-            async with cluster.node() as node:
-                body = self()
-                await node.run_process(end, body)
-                await asyncio.sleep(WAIT_SECONDS)
+            await program(cluster)
         assert error.value.reason == (a.because, 2)
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
         await asyncio.sleep(0)  # the cancellation was taken back
+
+    async def program(cluster: Cluster) -> None:
+        async with cluster.node() as node:
+            await node.run_process(end, self())
+            await asyncio.sleep(WAIT_SECONDS)
 
     async def end(pid: Pid) -> None:
         exit(pid, (a.because, 2))
@@ -442,10 +448,13 @@ def test_a_body_that_is_ended_from_outside_raises_the_reason() -> None:
 def test_a_body_that_a_link_ends_while_it_receives() -> None:
     async def main(cluster: Cluster) -> None:
         with pytest.raises(ProcessExit) as error:
-            async with cluster.node():
-                spawn_link(exit_with_a_reason)
-                await receive()
+            await program(cluster)
         assert error.value.reason == (a.because, 1)
+
+    async def program(cluster: Cluster) -> None:
+        async with cluster.node():
+            spawn_link(exit_with_a_reason)
+            await receive()
 
     play(main)
 
@@ -471,11 +480,14 @@ def test_an_exception_leaves_the_body_as_it_is_and_its_links_hear_of_it(caplog: 
             trap_exit()
             listener = self()
             with pytest.raises(ValueError, match="wrong"):
-                async with cluster.node():
-                    link(listener)
-                    raise ValueError("wrong")
+                await program(cluster, listener)
             tag, _, reason = await expect()
             assert (tag, reason[0]) == (a.EXIT, (a.ValueError, b"wrong"))
+
+    async def program(cluster: Cluster, listener: Pid) -> None:
+        async with cluster.node():
+            link(listener)
+            raise ValueError("wrong")
 
     play(main)
     assert caplog.records == []
@@ -693,5 +705,3 @@ def test_a_thread_whose_loop_has_ended_is_told(monkeypatch: pytest.MonkeyPatch) 
     while not errors and time.monotonic() < deadline:
         time.sleep(0.01)
     assert errors == ["the event loop of this process's node has ended"]
-
-

@@ -77,7 +77,9 @@ def test_a_stopped_node_says_so() -> None:
             assert node.list("this") == [node.name]
             with pytest.raises(NotAliveError):
                 node.monitor(other)
-            with pytest.raises(NotAliveError, match=r"is stopped: it cannot spawn|was never started: `await node.start"):
+            with pytest.raises(
+                NotAliveError, match=r"is stopped: it cannot spawn|was never started: `await node.start"
+            ):
                 await node.spawn(other, "lists", "reverse", [[]])
             await node.start()
             await node.stop()
@@ -201,7 +203,7 @@ def test_stopping_lets_messages_out() -> None:
 
 
 @pytest.mark.xfail(
-    reason="a TCP socket that is closed with unread bytes in it resets the connection: what the peer has not read is lost"
+    reason="a socket that is closed with unread bytes in it resets the connection: what the peer has not read is lost"
 )
 def test_stopping_lets_a_large_message_out() -> None:
     async def main(cluster: Cluster) -> None:

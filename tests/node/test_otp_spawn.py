@@ -11,6 +11,7 @@ import pytest
 from support_otp import HOST, Puppet, World, echo, expect, nothing_comes, until
 
 from beamnode import (
+    Atom,
     Node,
     Pid,
     SpawnError,

@@ -106,7 +106,9 @@ def test_a_node_that_is_not_there() -> None:
             assert await node.ping(f"nobody@{HOST}") is a.pang
             with pytest.raises(NodeNameError, match="lacks the part before the '@'"):
                 await node.connect(f"@{HOST}")
-            with pytest.raises(NodeNameError, match=r"has a long name, but other@host is a short one.*--name other@HOST"):
+            with pytest.raises(
+                NodeNameError, match=r"has a long name, but other@host is a short one.*--name other@HOST"
+            ):
                 await node.connect("other@host")
 
     play(main)
@@ -121,7 +123,7 @@ def test_short_names_meet_and_long_ones_are_refused() -> None:
         async with short("one") as one, short("two") as two:
             assert not one.long_names
             assert await one.ping(two.name) is a.pong
-            with pytest.raises(NodeNameError, match="has a short name, but .* is a long one"):
+            with pytest.raises(NodeNameError, match=r"has a short name, but .* is a long one"):
                 await one.connect(f"x@{HOST}")
 
     play(main)
@@ -145,7 +147,7 @@ def terms() -> list[Any]:
     node = Atom("x@y")
     return [
         0, 1, -1, 255, 2**31, -(2**63), 2**64, 10**400, 1.5, -0.0, True, False, None, a.undefined, Atom("ünï"),
-        b"", b"bytes", "a string".encode(), BitString(b"\xa0", 3), (), (1,), tuple(range(300)), [], [1, [2, []]],
+        b"", b"bytes", b"a string", BitString(b"\xa0", 3), (), (1,), tuple(range(300)), [], [1, [2, []]],
         list(b"charlist"), list(range(300)), ImproperList((1, 2), 3), {}, {a.k: [1], b"b": {1: 2}, (1,): 2.0},
         Pid(node, 1, 2, 3), Port(node, 7, 3), Reference(node, 3, (1, 2, 3)), Export(a.lists, a.map, 2),
         Fun(a.m, 1, b"\x01" * 16, 2, 3, 4, Pid(node, 1, 2, 3), (a.free, 1)),
@@ -395,17 +397,15 @@ def test_a_link_carries_exits_both_ways() -> None:
             assert near != far
             trap_exit(False)
             pid = await two.spawn_link(one.name, leave)
-            with pytest.raises(ProcessExit) as error:
-                send(pid, a.leave)
-                await receive()
-            assert error.value.reason is a.left
+            send(pid, a.leave)
+            await receive()
 
     async def link_then_end(pid: Pid) -> None:
         link(pid)
         exit(a.ended_here)
 
     async def whole(cluster: Cluster) -> None:
-        with pytest.raises(ProcessExit) as error:  # the body of `two` ends with it
+        with pytest.raises(ProcessExit) as error:  # the body of `two` ends with the last one
             await main(cluster)
         assert error.value.reason is a.left
 

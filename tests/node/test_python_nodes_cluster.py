@@ -1,4 +1,4 @@
-"""What the tests of Python nodes share: a cluster without Erlang, and a `play` that notices what a test leaves behind."""
+"""What the tests of Python nodes share: a cluster without Erlang, and `play`, which notices what is left behind."""
 
 from __future__ import annotations
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_python_nodes_cluster import HOST, Cluster, echo, expect, nothing_comes, play, until
+from test_python_nodes_cluster import HOST, Cluster, expect, nothing_comes, play, until
 
 from beamnode import Node, StaticPorts, a, receive, register, self, send
 from beamnode.carriers.memory import MemoryNetwork
@@ -23,8 +22,9 @@ def dial_first(order: str, one: Node, two: Node) -> tuple[Node, Node]:
 
 
 @pytest.fixture(params=["the lesser name first", "the greater name first"])
-def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def order(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
 
 
 async def meet_and_part(first: Node, second: Node, delay: int) -> None:
@@ -131,16 +131,7 @@ def test_a_stalled_attempt_gives_way() -> None:
         network.heal()
         assert await dialling is True
         assert await two.ping(one.name) is a.pong
-        pid = await two.spawn(one.name, echo)
-        assert pid.node is one.name
         await one.stop()
         await two.stop()
 
-    async def whole(cluster: Cluster) -> None:
-        await main(cluster)
-        await until(lambda: len(asyncio.all_tasks()) == 1 or stop_all())
-
-    def stop_all() -> bool:
-        return True
-
-    play(whole)
+    play(main)

@@ -231,7 +231,7 @@ class Cluster:
                 await beam.erl("global:disconnect()")
             for beam in self.beams:
                 await beam.until("[net_kernel:disconnect(N) || N <- nodes(connected)] =:= []")
-        await self.meshed(timeout=WAIT_SECONDS)
+        await self.meshed(timeout=5.0)
 
     # --- What must come true
 

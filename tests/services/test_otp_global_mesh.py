@@ -64,7 +64,9 @@ ORDERS = [star_of_ours, star_of_theirs, chain, ring_at_once, we_join_three, thre
 
 
 # The greatest of the names is the boss of a partition, which is locked first.
-@pytest.mark.parametrize(("order", "name"), zip(ORDERS, "azazaz", strict=True), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("order", "name"), list(zip(ORDERS, "azazaz", strict=True)), ids=lambda value: getattr(value, "__name__", value)
+)
 def test_one_of_ours_and_three(cluster: Cluster, order: Any, name: str) -> None:
     async def main() -> None:
         await cluster.apart()
@@ -115,7 +117,7 @@ def test_two_partitions_become_one(cluster: Cluster, edge: str) -> None:
             await cluster.meshed(*right)
             names = {}
             for beam, name in [(one, a.left), (two, a.right), (three, a.other_right)]:
-                source = "P = spawn(fun () -> receive stop -> ok end end), yes = global:register_name(Name, P), P"
+                source = "New = spawn(fun () -> receive stop -> ok end end), yes = global:register_name(Name, New), New"
                 names[name] = await beam.erl(source, Name=name)
             edges: dict[str, tuple[Member, Member]] = {
                 "ours dials": (low, two),
@@ -190,7 +192,9 @@ def test_a_hidden_one_is_left_alone(cluster: Cluster) -> None:
 
 async def bytes_between(beam: Beam, py: Node) -> Any:
     """What has gone through the connection so far, both ways: whole messages, without ticks."""
-    source = """{ok, Info} = net_kernel:node_info(Node), {proplists:get_value(in, Info), proplists:get_value(out, Info)}"""
+    source = (
+        """{ok, Info} = net_kernel:node_info(Node), {proplists:get_value(in, Info), proplists:get_value(out, Info)}"""
+    )
     return await beam.erl(source, Node=py.name)
 
 
@@ -215,9 +219,7 @@ def test_connect_all_false_keeps_to_its_own_connections(cluster: Cluster) -> Non
             async def all_three() -> bool:
                 views = [await beam.view() for beam in cluster.beams]
                 names = {beam.name for beam in cluster.beams}
-                return all(
-                    view.known == names - {beam.name} for beam, view in zip(cluster.beams, views, strict=True)
-                )
+                return all(view.known == names - {beam.name} for beam, view in zip(cluster.beams, views, strict=True))
 
             await until(all_three, MESH_SECONDS)
             assert py.list() == [one.name]

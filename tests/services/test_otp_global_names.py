@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from otp_support import IDLE, Beam, Cluster, Member, call, until
 
-from beamnode import Atom, Node, Pid, a, receive, self, send
+from beamnode import Atom, Node, Pid, a, monitor, receive, self, send
 from beamnode.testing.peers import find_otp
 
 pytestmark = pytest.mark.otp
 
 RELEASES = [(25, 27, 29), (25, 25, 25), (27, 27, 27), (29, 29, 29)]
-REGISTER = "P = spawn(fun () -> receive stop -> ok end end), yes = global:register_name(Name, P), P"
+REGISTER = "New = spawn(fun () -> receive stop -> ok end end), yes = global:register_name(Name, New), New"
 ALIVE = "is_process_alive(P)"
 
 
@@ -80,12 +80,14 @@ def test_names_of_theirs(cluster: Cluster) -> None:
                 if isinstance(member, Beam):
                     assert await member.erl("global:whereis_name(N)", N=name) == third
                 else:
-                    question = "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, P} -> P end"
+                    question = (
+                        "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, Found} -> Found end"
+                    )
                     assert await one.erl(question, Py=member.name, N=name) == third
             assert await one.erl("exit(P, kill)", P=third) is True
             for beam in cluster.beams:
                 await beam.until("global:registered_names() =:= []")
-            question = "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, P} -> P =:= undefined end"
+            question = "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, Found} -> Found =:= undefined end"
             for node in nodes:
                 await one.until(question, Py=node.name, N=name)
 
@@ -182,9 +184,11 @@ def test_a_lock_goes_with_its_holder(cluster: Cluster) -> None:
     async def main() -> None:
         async with meshed(cluster, "a", "z") as nodes:
             one, two, _ = cluster.beams
-            hold = "Me = self(), P = spawn(fun () -> Me ! {set, global:set_lock({held, x})}, receive stop -> ok end end), "
-            hold += "receive {set, true} -> P end"
-            holder = await one.erl(hold)
+            holder = await one.erl(
+                """Me = self(),
+                New = spawn(fun () -> Me ! {set, global:set_lock({held, x})}, receive stop -> ok end end),
+                receive {set, true} -> New end"""
+            )
             assert await two.erl("global:set_lock({held, y}, [node() | nodes()], 0)") is False
             for node in nodes:
                 assert await call(node, (a.set_lock, (a.held, a.y))) is False
@@ -221,9 +225,10 @@ METHODS = {
     "the_first": "fun (_Name, P, _) -> P end",
     "crashing": "fun (_Name, _, _) -> error(unresolved) end",
 }
-TAKE = "Me = self(), P = spawn(fun () -> put(got, []), (fun L() -> receive {ask, F} -> F ! {got, get(got)}, L(); " + (
-    "M -> put(got, [M | get(got)]), L() end end)() end), yes = global:register_name(clash, P, Method), P"
-)
+TAKE = """
+    Keep = fun Keep(Got) -> receive {ask, From} -> From ! {got, Got}, Keep(Got); Message -> Keep([Message | Got]) end end,
+    New = spawn(fun () -> Keep([]) end),
+    yes = global:register_name(clash, New, Method), New"""
 GOT = "P ! {ask, self()}, receive {got, L} -> L after 1000 -> dead end"
 
 
@@ -236,7 +241,7 @@ def test_a_clash_of_theirs_over_our_edge(cluster: Cluster, method: str, edge: st
         await cluster.apart()
         one, two, three = cluster.beams
         async with cluster.node(cluster.fresh_name("a" if edge == "low" else "z")) as py:
-            await py_and(one, py)
+            await join(one, py)
             await two.connect(three)
             await cluster.meshed(one, py)
             await cluster.meshed(two, three)
@@ -263,8 +268,8 @@ def test_a_clash_of_theirs_over_our_edge(cluster: Cluster, method: str, edge: st
                     assert await three.erl(GOT, P=right) == [(a.global_name_conflict, a.clash, left)]
                 case "the_first":
                     assert winner in (left, right)
-                case "crashing":
-                    assert winner is None
+                case "crashing":  # of the node that resolves, the smaller one: the other side's process stays
+                    assert winner == (right if edge == "low" else left)
             for beam, pid in holders.items():
                 await beam.erl("exit(P, kill)", P=pid)
             await cluster.all_have({a.clash: None}, *members)
@@ -273,7 +278,7 @@ def test_a_clash_of_theirs_over_our_edge(cluster: Cluster, method: str, edge: st
     asyncio.run(main())
 
 
-async def py_and(beam: Beam, py: Node) -> None:
+async def join(beam: Beam, py: Node) -> None:
     assert await py.connect(beam.name)
 
 
@@ -285,7 +290,7 @@ def test_a_clash_with_a_process_of_ours(cluster: Cluster, edge: str) -> None:
         await cluster.apart()
         one, two, three = cluster.beams
         async with cluster.node(cluster.fresh_name("a")) as low, cluster.node(cluster.fresh_name("z")) as high:
-            await asyncio.gather(py_and(one, low), py_and(three, high), two.connect(three))
+            await asyncio.gather(join(one, low), join(three, high), two.connect(three))
             await cluster.meshed(one, low)
             await cluster.meshed(two, three, high)
             members: list[Member] = [*cluster.beams, low, high]
@@ -316,8 +321,6 @@ def test_a_clash_with_a_process_of_ours(cluster: Cluster, edge: str) -> None:
 
 async def answers(pid: Pid) -> bool:
     """Whether the process is there: a monitor of one that is not fires at once."""
-    from beamnode import monitor
-
     reference = monitor(pid)
     try:
         await receive(lambda got: isinstance(got, tuple) and got[1] == reference, timeout=0.2)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from beamnode.errors import BeamnodeError
 
 if TYPE_CHECKING:
-    from beamnode import Node
     from beamnode.cli.main import Subparsers
+    from beamnode.services.node import Node
 
 ANSWER_SECONDS = 10.0
 START_SECONDS = 30.0  # a slow machine may take a while to start an Elixir
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _play(cookie: str) -> None:
-    from beamnode import Node
+    from beamnode.services.node import Node
 
     _title(f"Two Python nodes in two processes, on our own epmd (port {os.environ['ERL_EPMD_PORT']})")
     async with Node("one@127.0.0.1", cookie=cookie) as node:
@@ -100,7 +100,8 @@ async def _play(cookie: str) -> None:
 
 async def _meet(node: Node, other: str, command: list[str], cookie: str) -> None:
     """Start the other node, connect, list, exchange messages, kill it, be told."""
-    from beamnode import a, monitor, receive, self, send
+    from beamnode.etf import a
+    from beamnode.node import monitor, receive, self, send
 
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env=os.environ | {"BEAMNODE_DEMO_COOKIE": cookie}, start_new_session=True
@@ -143,7 +144,7 @@ async def _until_connected(node: Node, other: str, process: subprocess.Popen[byt
 
 async def _has_greeter(other: str) -> bool:
     """A monitor of a name that nobody has is answered at once."""
-    from beamnode import demonitor, monitor, receive
+    from beamnode.node import demonitor, monitor, receive
 
     reference = monitor(("greeter", other))
     try:
@@ -164,7 +165,9 @@ async def _expect(receive: Callable[..., Awaitable[Any]], what: str) -> Any:
 
 async def _be_greeter(name: str, cookie: str) -> None:
     """The second Python node: answers who says hello, until it is killed."""
-    from beamnode import Node, Pid, a, receive, register, self, send
+    from beamnode.etf import Pid, a
+    from beamnode.node import receive, register, self, send
+    from beamnode.services.node import Node
 
     async with Node(name, cookie=cookie) as node:
         print(f"{name} | Python {sys.version.split()[0]}, up", flush=True)

@@ -41,7 +41,9 @@ async def _ping(target: str, cookie: str | None, timeout: float) -> tuple[str, s
     import asyncio
     import logging
 
-    from beamnode import Epmd, Node, Unlisted, a
+    from beamnode.etf import a
+    from beamnode.node import Epmd, Unlisted
+    from beamnode.services.node import Node
 
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
     logging.getLogger("beamnode").propagate = False

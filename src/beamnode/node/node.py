@@ -144,7 +144,7 @@ class Node:
 
     def own_name(self, node: Name) -> bool:
         """Whether `node` is this node's name."""
-        return to_atom(node) is self._name
+        return _completed(node) is self._name
 
     @property
     def hidden(self) -> bool:
@@ -367,18 +367,18 @@ class Node:
 
     def connection_id(self, node: Name) -> int | None:
         """The number of the connection with `node` that is up; None without one. No other ever has the same."""
-        entry = None if self._network is None else self._network.connections.get(to_atom(node))
+        entry = None if self._network is None else self._network.connections.get(_completed(node))
         return entry.id if entry is not None and entry.is_up else None
 
     def connect_error(self, node: Name) -> BeamnodeError | None:
         """Why the last attempt to connect to `node` failed; None when it did not."""
         network = self._up()
-        return None if network is None else network.failure(to_atom(node))
+        return None if network is None else network.failure(_completed(node))
 
     async def disconnect(self, node: Name) -> bool | None:
         """Close the connection with `node`: True, False if there was none, None when this node is stopped."""
         network = self._up()
-        return None if network is None else network.disconnect(to_atom(node))
+        return None if network is None else network.disconnect(_completed(node))
 
     def monitor(self, node: Name, flag: bool = True) -> None:
         """The current process gets `(a.nodedown, node)` when the connection with `node` is lost or cannot be made."""
@@ -419,12 +419,12 @@ class Node:
 
     def get_cookie(self, node: Name | None = None) -> Atom:
         """The cookie for `node`; that of this node by default."""
-        atom = self._name if node is None else to_atom(node)
+        atom = self._name if node is None else _completed(node)
         return Atom(self._cookie_for(atom).decode("latin-1"))
 
     def set_cookie(self, cookie: str | bytes | Atom, node: Name | None = None) -> None:
         """Use `cookie` with `node` from now on; without one, with every node that has none of its own."""
-        if node is None or to_atom(node) is self._name:
+        if node is None or _completed(node) is self._name:
             self._cookie = Cookie(cookie)
         else:
             self._cookies[self._checked_name(node)] = Cookie(cookie)
@@ -589,6 +589,12 @@ class Node:
         parsed = NodeName.parse(node)
         check_compatible(self._parsed, parsed)
         return parsed.atom
+
+
+def _completed(node: Name) -> Atom:
+    """A node that a program named: with the host of this machine, where it gave none."""
+    atom = to_atom(node)
+    return atom if "@" in atom.name else NodeName.parse(atom).atom
 
 
 def _checked_call(module: Name, args: tuple[Any, ...]) -> Call:

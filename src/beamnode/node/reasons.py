@@ -21,7 +21,7 @@ def reason_of(error: BaseException) -> Any:
     """
     if isinstance(error, ProcessExit):
         return error.reason
-    return ((Atom(type(error).__name__), _text(error)), stack_of(error.__traceback__))
+    return ((Atom(type(error).__name__[:255]), _text(error)), stack_of(error.__traceback__))
 
 
 def stack_of(trace: TracebackType | None) -> list[Any]:
@@ -48,4 +48,8 @@ def sendable(reason: Any) -> Any:
 
 
 def _text(error: BaseException) -> bytes:
-    return str(error).encode("utf-8", "replace")
+    try:
+        text = str(error)
+    except Exception:  # its class is at fault; the process has to end all the same
+        text = type(error).__name__
+    return text.encode("utf-8", "replace")

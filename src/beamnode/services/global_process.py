@@ -7,7 +7,7 @@ import logging
 import random
 from typing import Any, Final
 
-from beamnode.errors import BeamnodeError, EncodeError
+from beamnode.errors import BeamnodeError, EncodeError, ProcessExit
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
 from beamnode.etf.shown import shown
 from beamnode.node import Node, demonitor, exit, monitor, receive, send, spawn
@@ -26,6 +26,7 @@ from beamnode.services.global_actions import (
     Send,
 )
 from beamnode.services.global_name_server import GlobalNameServer
+from beamnode.services.global_resolver import resolve_it
 
 log = logging.getLogger("beamnode.global")
 
@@ -66,6 +67,7 @@ class GlobalProcess:
         """Watch the visible nodes, and serve."""
         self._node.monitor_nodes(True, connection_id=True)
         clock = asyncio.get_running_loop().time
+        self._node.expose(execute_call, module="erpc", name="execute_call")
         await self._part()
         while True:
             deadline = self._machine.next_deadline()
@@ -165,6 +167,26 @@ class GlobalProcess:
                 case (Atom() as said, Atom(name="return"), value) if said is mark:
                     outcome = (value,)
         send(self._pid, (_RETURNED, action.call_id, outcome))
+
+
+async def execute_call(mark: Any, module: Any, function: Any, arguments: Any) -> None:
+    """What `rpc:call` and `erpc:call` start here, and all that they get: `global:resolve_it/4`.
+
+    Peers call it when two partitions have given a name to different processes, of which one is ours.
+    """
+    match module, function, arguments:
+        case (Atom(name="global"), a.resolve_it, [method, name, Pid() as pid1, Pid() as pid2]):
+            result, actions = resolve_it(method, name, pid1, pid2)
+            for action in actions:
+                match action:
+                    case Exit(pid, reason):
+                        exit(pid, reason)
+                    case Send(to, message):
+                        send(to, message)
+                    case Log(level, text):
+                        log.log(_LEVELS[level], text)
+            raise ProcessExit((mark, Atom("return"), result))
+    raise ProcessExit((mark, a.error, a.undef, [(module, function, arguments, [])]))
 
 
 def _send(to: Pid | tuple[Atom, Atom], message: Any) -> None:

@@ -24,7 +24,7 @@ def resolve_it(method: Any, name: Any, pid1: Pid, pid2: Pid) -> tuple[Any, list[
     """What `global:resolve_it/4` gives on this node, and what must be done for it: peers call it here, too.
 
     OTP's three functions are known by their name; a fun of the module `global` itself is `random_exit_name`, the only
-    one there that is taken as a value. Every other function counts as one that crashes: the name is unregistered.
+    one there that is taken as a value. Every other function counts as one that crashes.
     """
     smaller, greater = (pid1, pid2) if pid1.node < pid2.node else (pid2, pid1)
     match _function_name(method):
@@ -85,7 +85,7 @@ def resolve(
 
 
 def _winner(this_node: Atom, entry: Registration, known: Registration, outbox: Outbox) -> Steps[Any]:
-    """What the resolve function of our side's process says: a pid, `none`, or anything else."""
+    """What the resolve function of our side's process says: one of the two pids, or `none`."""
     arguments = (known.method, known.name, entry.pid, known.pid)
     if known.pid.node is this_node:
         result, actions = resolve_it(*arguments)
@@ -93,10 +93,13 @@ def _winner(this_node: Atom, entry: Registration, known: Registration, outbox: O
             outbox.put(action)
     else:
         answer = yield AskRemote(known.pid.node, GLOBAL, a.resolve_it, arguments)
-        if answer is None:
+        result = RESOLVER_CRASHED if answer is None else answer[0]
+    match result:
+        case (a.EXIT, _):  # to rpc:call, what crashed is a badrpc like any other: the other partition's process wins
             outbox.log("info", f"global: badrpc received when conflicting name {entry.name!r} was found")
             return entry.pid
-        result = answer[0]
-    if result not in (entry.pid, known.pid, a.none):
+        case Pid() if result in (entry.pid, known.pid):
+            return result
+    if result is not a.none:
         outbox.log("info", f"global: Resolve method {known.method!r} for {entry.name!r} returned {result!r}")
-    return result
+    return a.none

@@ -422,7 +422,7 @@ class ErlNode:
         _started.discard(self)
 
     def suspend(self) -> None:
-        """Freeze it (SIGSTOP): its sockets stay open and it answers nothing. Returns when all its threads stand still."""
+        """Freeze it (SIGSTOP): its sockets stay open, it answers nothing. Returns when all its threads have stopped."""
         self._process.send_signal(signal.SIGSTOP)
         if self.running:
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # leaves its end for Popen to see

@@ -1,0 +1,48 @@
+"""The programs of the contract run unchanged. They lie beside the checkout, or where BEAMNODE_CONTRACT says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from beamnode import Epmd
+from beamnode.testing.peers import wait_for
+
+CONTRACT = Path(os.environ.get("BEAMNODE_CONTRACT") or Path(__file__).parents[2] / "shared" / "contract")
+
+
+@pytest.mark.parametrize(("program", "last_line"), [("a_session.py", "session ok")])
+def test_a_program_of_the_contract(program: str, last_line: str, home: Path, epmd_port: int) -> None:
+    file = CONTRACT / program
+    assert file.is_file(), f"{file} is missing: set BEAMNODE_CONTRACT to the folder that has it"
+    environment = {
+        "HOME": str(home), "PATH": "/nowhere", "ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    try:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == last_line
+        assert done.stderr == ""
+    finally:
+        end_epmd(epmd_port)
+
+
+def end_epmd(port: int) -> None:
+    """The program started one, which would leave by itself in a while."""
+    import asyncio
+
+    def ended() -> bool:
+        try:
+            asyncio.run(Epmd(port).kill())
+        except Exception:
+            return True
+        return False
+
+    wait_for(ended)
