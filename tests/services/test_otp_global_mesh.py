@@ -101,7 +101,11 @@ def test_sync_waits_for_a_mesh_that_is_forming(cluster: Cluster) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("edge", ["ours dials", "theirs dials", "ours dials ours", "theirs dials theirs"])
+MIXED_EDGES = ["ours dials", "theirs dials", "ours dials ours", "theirs dials theirs"]
+EDGES = [(RELEASES[0], edge) for edge in MIXED_EDGES] + [(releases, "ours dials") for releases in RELEASES[1:]]
+
+
+@pytest.mark.parametrize(("cluster", "edge"), EDGES, indirect=["cluster"])
 def test_two_partitions_become_one(cluster: Cluster, edge: str) -> None:
     """Two of ours and three of theirs; names of both sides are everywhere afterwards."""
 

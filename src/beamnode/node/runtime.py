@@ -257,11 +257,20 @@ class Runtime:
             result = await waiter
         except BaseException:
             self.spawning.abandon(record.ref, sent=sent)
+            if waiter.done() and not waiter.cancelled():
+                self._untie(parent, waiter.result(), record.ref)  # answered, and nobody learns of it
             raise
         reference = record.ref
         if isinstance(result, Pid):
             return result, reference
         raise SpawnError(f"{node} did not spawn {module}:{function}/{len(args)}: {result}", result)
+
+
+    def _untie(self, parent: Process, result: Any, reference: Reference) -> None:
+        if isinstance(result, Pid) and parent.alive:
+            self.signals.unlink(parent, result)
+            self.signals.demonitor(parent, reference, flush=True)
+            self.flush()
 
 
 def call_name(function: Callable[..., Any]) -> Atom:
