@@ -239,6 +239,12 @@ class Hostile:
         )
         return self.one_of(*requests)
 
+    def remote_call(self) -> list[Any]:
+        """The arguments of `erpc:execute_call/4`, which the service of global understands."""
+        resolve = [self.term(2), self.term(2), self.pid(), self.pid()]
+        arguments = self.random.choice((resolve, self.some(self.leaf), self.term(3)))
+        return [self.leaf(), self.random.choice((a["global"], self.leaf())), a.resolve_it, arguments]
+
     # --- control messages ---
 
     def lawful(self) -> tuple[Any, ...]:
@@ -259,6 +265,7 @@ class Hostile:
             ((19, me, service, Reference(self.me, self.creation, (self.random.randrange(1 << 18), 1, 1))),),
             ((20, me, service, ref),),
             ((29, ref, me, me, mfa, options), arguments),
+            ((29, ref, me, me, (a.erpc, a.execute_call, 4), options), self.remote_call()),
             ((33, me, self.reference()), message),
             ((37, 4, me, self.reference()), message),
             ((7, me, them),),

@@ -194,8 +194,9 @@ class Attacker:
 
     def drain(self) -> bool:
         """Throw away what there is to read. False when the other side has hung up."""
+        self.socket.settimeout(0)
         try:
-            while self.socket.recv(1 << 20, socket.MSG_DONTWAIT):
+            while self.socket.recv(1 << 20):
                 pass
         except BlockingIOError:
             return True
@@ -214,6 +215,7 @@ class Friend:
         self.node = Node(
             FRIEND,
             cookie=cookie,
+            hidden=True,  # no part of the mesh: what is done to that must not keep it from asking
             carrier=Tcp(listen_address=HOST, listen_ports=port),
             discovery=StaticPorts({VICTIM: victim_port, FRIEND: port}),
         )

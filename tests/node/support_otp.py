@@ -204,6 +204,11 @@ class World:
         nodes: list[Atom] = await self.erl("nodes(connected)")
         return nodes
 
+    async def settled(self, node: Node) -> None:
+        """Wait until the peer's `global` has nothing more to say to `node`: a cast of its would connect anew."""
+        if not node.hidden:
+            assert await self.erl("global:sync()") is a.ok
+
     async def gone_there(self, node: Node | Atom) -> None:
         """Wait until the peer has noticed that `node` is not connected any more."""
         name = node.name if isinstance(node, Node) else node

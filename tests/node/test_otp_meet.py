@@ -152,6 +152,7 @@ def test_node_messages_on_both_sides(world: World, dial: Any, hidden: bool) -> N
                 await dial(world, node)
                 assert await expect() == (a.nodeup, world.name, {a.node_type: kind})
                 assert await watch.next() == (a.nodeup, node.name, [(a.node_type, kind)])
+                await world.settled(node)
                 if we_disconnect:
                     assert await node.disconnect(world.name) is True
                     reasons = a.disconnect, a.connection_closed
@@ -177,6 +178,7 @@ def test_plain_node_messages(world: World, dial: Any) -> None:
             node.monitor_nodes()
             node.monitor_nodes()
             await dial(world, node)
+            await world.settled(node)
             await node.disconnect(world.name)
             up, down = (a.nodeup, world.name), (a.nodedown, world.name)
             assert [await expect() for _ in range(4)] == [up, up, down, down]
@@ -197,6 +199,7 @@ def test_monitor_node(world: World) -> None:
             node.monitor(world.name)
             await until(lambda: node.list() == [world.name])
             await watch.run("erlang:monitor_node(Node, true)", Node=node.name)
+            await world.settled(node)
             await node.disconnect(world.name)
             assert await expect() == (a.nodedown, world.name)
             assert await watch.next() == (a.nodedown, node.name)
@@ -234,13 +237,13 @@ def test_stop_says_goodbye(world: World) -> None:
 def test_auto_connect_never(world: World) -> None:
     async def main() -> None:
         target = await world.puppet()
-        async with world.node(dist_auto_connect="never") as node:
+        async with world.node(dist_auto_connect="never", hidden=True) as node:
             send(target.pid, a.lost)
             reference = monitor(target.pid)
             assert await expect() == (a.DOWN, reference, a.process, target.pid, a.noconnection)
             with pytest.raises(SpawnError):
                 await node.spawn(world.name, "erlang", "self", [])
-            assert node.list() == []
+            assert node.list("connected") == []
             assert await node.connect(world.name) is True
             send(target.pid, a.hello)
             assert await target.next() is a.hello
@@ -249,7 +252,7 @@ def test_auto_connect_never(world: World) -> None:
             await target.nothing_comes()
             await world.erl("Pid ! {hello, self()}, ok", Pid=self())  # they may connect all the same
             assert (await expect())[0] is a.hello
-            assert node.list() == [world.name]
+            assert node.list("connected") == [world.name]
 
     asyncio.run(main())
 
@@ -257,13 +260,13 @@ def test_auto_connect_never(world: World) -> None:
 def test_auto_connect_once(world: World) -> None:
     async def main() -> None:
         target = await world.puppet()
-        async with world.node(dist_auto_connect="once") as node:
+        async with world.node(dist_auto_connect="once", hidden=True) as node:
             send(target.pid, a.first)
             assert await target.next() is a.first
             await node.disconnect(world.name)
             send(target.pid, a.lost)
             await target.nothing_comes()
-            assert node.list() == []
+            assert node.list("connected") == []
             assert await node.connect(world.name) is True
             send(target.pid, a.second)
             assert await target.next() is a.second
@@ -279,7 +282,7 @@ def test_auto_connect_once(world: World) -> None:
 def test_auto_connect_always(world: World) -> None:
     async def main() -> None:
         target = await world.puppet()
-        async with world.node() as node:
+        async with world.node(hidden=True) as node:
             for message in range(3):
                 send(target.pid, message)
                 assert await target.next() == message
@@ -323,6 +326,7 @@ def test_cookies_of_single_nodes(world: World) -> None:
             node.set_cookie(world.cookie, world.name)
             assert (node.get_cookie(), node.get_cookie(world.name)) == (a.own, Atom(world.cookie))
             assert await node.ping(world.name) is a.pong
+            await world.settled(node)
             await node.disconnect(world.name)
             await world.gone_there(node)
             assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pong
@@ -330,11 +334,13 @@ def test_cookies_of_single_nodes(world: World) -> None:
         async with world.node(cookie="own") as node:
             await world.erl("erlang:set_cookie(Node, own)", Node=node.name)
             assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pong
+            await world.settled(node)
             await node.disconnect(world.name)
             await world.gone_there(node)
             assert await node.ping(world.name) is a.pong
             node.set_cookie("another")  # for connections to come
             assert node.list() == [world.name]
+            await world.settled(node)
             await node.disconnect(world.name)
             assert await node.connect(world.name) is False
 
@@ -353,6 +359,7 @@ def test_short_names(world: World) -> None:
     async def main() -> None:
         async with world.node(f"pyshort@{host}") as node:
             assert await node.ping(peer.name) is a.pong
+            await asyncio.to_thread(peer.eval, "global:sync()")
             await node.disconnect(peer.name)
             await asyncio.to_thread(peer.wait_until, "nodes() =:= []")
             assert await asyncio.to_thread(peer.eval, f"net_adm:ping('{node.name}')") is a.pong

@@ -76,7 +76,7 @@ def test_messages_before_there_is_a_connection(world: World, by_name: bool) -> N
     """A thousand messages to a node that is not connected: all arrive, in order; more may join while it is set up."""
 
     async def main() -> None:
-        async with world.node() as node:
+        async with world.node(hidden=True) as node:
             await node.connect(world.name)
             counter = await world.erl("spawn(support, count, [Owner, early, 1500])", Owner=self())
             await world.erl("register(early, Pid)", Pid=counter)
@@ -85,9 +85,9 @@ def test_messages_before_there_is_a_connection(world: World, by_name: bool) -> N
             to = ("early", world.name) if by_name else counter
             for n in range(1, 1001):
                 send(to, (a.early, n))
-            assert node.list() == []
+            assert node.list("connected") == []
             n = 1000
-            while not node.list():
+            while not node.list("connected"):
                 n += 1
                 send(to, (a.early, n))
                 await asyncio.sleep(0.0002)
@@ -100,7 +100,7 @@ def test_messages_before_there_is_a_connection(world: World, by_name: bool) -> N
 
 def test_messages_of_the_peer_before_there_is_a_connection(world: World) -> None:
     async def main() -> None:
-        async with world.node() as node:
+        async with world.node(hidden=True) as node:
             counter = spawn(count, self(), a.early, 1000)
             register("early", counter)
             by_name = f"[{{early, '{node.name}'}} ! {{early, N}} || N <- lists:seq(1, 500)]"
@@ -116,7 +116,7 @@ def test_both_send_before_there_is_a_connection(world: World) -> None:
     """Both dial at once, for the sake of messages: whichever attempt survives, none is lost."""
 
     async def main() -> None:
-        async with world.node() as node:
+        async with world.node(hidden=True) as node:
             await node.connect(world.name)
             await world.connected(seen_there=node.name.name)
             for _ in range(20):
@@ -129,14 +129,14 @@ def test_both_send_before_there_is_a_connection(world: World) -> None:
                 answers = {await expect() for _ in range(2)}
                 assert answers == {(a.counted, a.ours, 300), (a.counted, a.theirs, 300)}
                 await sending
-                await until(lambda: node.list() == [world.name])
+                await until(lambda: node.list("connected") == [world.name])
 
     asyncio.run(main())
 
 
 def test_messages_to_a_node_that_is_not_there_are_dropped(world: World) -> None:
     async def main() -> None:
-        async with world.node() as node:
+        async with world.node(hidden=True) as node:
             for n in range(1000):
                 send(("someone", f"nobody{n % 10}@127.0.0.1"), n)
             await until(lambda: node.list("known") == [node.name])

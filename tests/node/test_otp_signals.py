@@ -333,12 +333,14 @@ async def everything_tied(world: World, node: Node) -> AsyncIterator[Puppet]:
 
 @on_a_node
 async def test_we_disconnect(world: World, node: Node) -> None:
+    await world.settled(node)
     async with everything_tied(world, node):
         await node.disconnect(world.name)
 
 
 @on_a_node
 async def test_they_disconnect(world: World, node: Node) -> None:
+    await world.settled(node)
     async with everything_tied(world, node):
         assert await world.erl("erlang:disconnect_node(Node)", Node=node.name) is True
 

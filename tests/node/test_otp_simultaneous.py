@@ -105,7 +105,7 @@ def test_simultaneous_connects(
 
     async def main() -> None:
         chance = random.Random(prefix)
-        async with world.node(world.fresh_name(prefix)) as node:
+        async with world.node(world.fresh_name(prefix), hidden=True) as node:
             dialler, port = await world.erl(DIALLER, Node=node.name)
             loop = asyncio.get_running_loop()
             transport, trigger = await loop.create_datagram_endpoint(Trigger, remote_addr=(HOST, port))

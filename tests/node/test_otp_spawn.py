@@ -117,6 +117,7 @@ async def test_spawn_link(world: World, node: Node) -> None:
     assert await expect() == (a.EXIT, pid, a.killed)
     pid = await node.spawn_link(world.name, "support", "puppet", [])
     watched = monitor(pid)
+    await world.settled(node)
     await node.disconnect(world.name)
     assert {await expect(), await expect()} == {
         (a.EXIT, pid, a.noconnection),

@@ -82,7 +82,7 @@ def test_three_hundred_strangers(world: World) -> None:
     limits = Limits(handshakes_pending_max=HANDSHAKES_MAX)
 
     async def main() -> None:
-        async with world.node(net_setuptime=SETUP_SECONDS, limits=limits) as node:
+        async with world.node(net_setuptime=SETUP_SECONDS, limits=limits, hidden=True) as node:
             strangers: list[Any] = await asyncio.gather(
                 *(dial(node, send_name(f"stranger{number}@{HOST}")) for number in range(STRANGERS))
             )

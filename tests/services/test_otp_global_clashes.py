@@ -40,7 +40,9 @@ METHODS = {
     "crashing": "fun (_Name, _, _) -> error(unresolved) end",
 }
 TAKE = """
-    Keep = fun Keep(Got) -> receive {ask, From} -> From ! {got, Got}, Keep(Got); Message -> Keep([Message | Got]) end end,
+    Keep = fun Keep(Got) ->
+        receive {ask, From} -> From ! {got, Got}, Keep(Got); Message -> Keep([Message | Got]) end
+    end,
     New = spawn(fun () -> Keep([]) end),
     yes = global:register_name(clash, New, Method), New"""
 GOT = "P ! {ask, self()}, receive {got, L} -> L after 1000 -> dead end"

@@ -86,9 +86,9 @@ def test_names_of_theirs(cluster: Cluster) -> None:
             assert await one.erl("exit(P, kill)", P=third) is True
             for beam in cluster.beams:
                 await beam.until("global:registered_names() =:= []")
-            question = "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, Found} -> Found =:= undefined end"
+            gone = "{global_name_server, Py} ! {whereis, N, {self(), tag}}, receive {tag, W} -> W =:= undefined end"
             for node in nodes:
-                await one.until(question, Py=node.name, N=name)
+                await one.until(gone, Py=node.name, N=name)
 
     asyncio.run(main())
 

@@ -62,8 +62,8 @@ async def drop(one: Member, other: Member) -> None:
 
 # --- A link is dropped ------------------------------------------------------------------------------------------------
 
-# What real nodes do when X drops its link with Y, and Z has one with both: all three are alone, or Z has kept one. Which
-# of these, is chance (who is first); measured with 25, 27 and 29 in some 60 rounds: 9 in 10 times all are alone.
+# What real nodes do when X drops its link with Y, and Z has one with both: all three are alone, or Z has kept one.
+# Which is chance (who is first); measured with real nodes only in 36 rounds: all alone 30 times, XZ 5 times, YZ once.
 OUTCOMES = ({"X", "Y", "Z"}, {"XZ", "Y"}, {"X", "YZ"})
 
 
@@ -154,7 +154,7 @@ async def going(cluster: Cluster, how: str) -> AsyncIterator[tuple[Atom, Any]]:
 
 
 def test_global_disconnect_of_ours(cluster: Cluster) -> None:
-    """`global:disconnect/0`, asked of our node by one of theirs: it leaves alone, and can come back."""
+    """`global:disconnect/0` on our node: it leaves alone, and can come back."""
 
     async def main() -> None:
         async with members(cluster, "bbz") as found:
@@ -162,8 +162,8 @@ def test_global_disconnect_of_ours(cluster: Cluster) -> None:
             assert isinstance(one, Beam)
             assert isinstance(two, Beam)
             assert isinstance(py, Node)
-            ask = "catch gen_server:call({global_name_server, Py}, disconnect)"
-            assert await watched(cluster, [one, two], one.erl(ask, Py=py.name)) == [[("nodedown", py.name)]] * 2
+            leaves = call(py, a.disconnect)
+            assert await watched(cluster, [one, two], leaves) == [[("nodedown", py.name)]] * 2
             assert py.list() == []
             assert await call(py, a.get_known) == []
             await dial(py, two)

@@ -36,6 +36,7 @@ class TransportStream(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
+        self._closing = False
         self._linger: asyncio.TimerHandle | None = None
         self._peer_address: Address = ("", 0)
         self._local_address: Address = ("", 0)
@@ -52,11 +53,11 @@ class TransportStream(asyncio.BufferedProtocol):
 
     @property
     def is_closing(self) -> bool:
-        return self._transport is None or self._transport.is_closing()
+        return self._closing or self._transport is None or self._transport.is_closing()
 
     def write(self, chunks: Sequence[Chunk]) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self.is_closing:
             return
         if len(chunks) == 1:
             transport.write(chunks[0])
@@ -75,11 +76,21 @@ class TransportStream(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self.is_closing:
             return
-        transport.close()
-        if transport.get_write_buffer_size():
-            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
+        self._closing = True
+        if not transport.can_write_eof():
+            transport.close()
+        else:
+            # Read on, and throw it away, until the peer has closed too: a socket that is closed with unread bytes in
+            # it resets the connection, and what the system has not delivered yet is lost.
+            try:
+                transport.write_eof()
+            except OSError:  # the peer has reset it already
+                transport.abort()
+            else:
+                transport.resume_reading()
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -111,7 +122,7 @@ class TransportStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         receiver = self._receiver
-        if receiver is not None:
+        if receiver is not None and not self._closing:
             receiver.data_received(bytes(self._view[:nbytes]))
 
     def eof_received(self) -> None:

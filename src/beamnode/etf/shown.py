@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from beamnode.etf.terms import Atom, Export, ImproperList, Pid, Port, Reference
+from beamnode.etf.terms import Atom, Export, ImproperList, Pid, Port, Reference, on_one_line
 
 CHARACTERS_MAX: Final = 200
 DEPTH_MAX: Final = 5
@@ -22,7 +22,7 @@ def shown(term: Any) -> str:
     text = _shown(term, DEPTH_MAX)
     if len(text) > CHARACTERS_MAX:
         text = f"{text[:CHARACTERS_MAX]}..."
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return on_one_line(text)
 
 
 def _shown(term: Any, depth: int) -> str:

@@ -69,6 +69,11 @@ class Atom:
         return self
 
 
+def on_one_line(name: str) -> str:
+    """A name for logs: as it is, or escaped where a peer would write lines of its own into them."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 class _Atoms:
     """`a.ok` is `Atom("ok")`, `a["x@host"]` is `Atom("x@host")`; the dotted form is a value pattern in `match`."""
 
@@ -116,7 +121,7 @@ class Pid:
         return hash((self.id, self.serial, self.creation, self.node))
 
     def __repr__(self) -> str:
-        return f"Pid<{self.node.name}.{self.id}.{self.serial}>"
+        return f"Pid<{on_one_line(self.node.name)}.{self.id}.{self.serial}>"
 
 
 class Port:
@@ -138,7 +143,7 @@ class Port:
         return hash((self.id, self.creation, self.node))
 
     def __repr__(self) -> str:
-        return f"Port<{self.node.name}.{self.id}>"
+        return f"Port<{on_one_line(self.node.name)}.{self.id}>"
 
 
 class Reference:
@@ -162,7 +167,7 @@ class Reference:
         return hash((self.words, self.creation, self.node))
 
     def __repr__(self) -> str:
-        return f"Reference<{self.node.name}.{'.'.join(str(word) for word in reversed(self.words))}>"
+        return f"Reference<{on_one_line(self.node.name)}.{'.'.join(str(word) for word in reversed(self.words))}>"
 
 
 class _Value:

@@ -28,6 +28,7 @@ from beamnode.errors import (
     SetupTimeout,
 )
 from beamnode.etf import Atom, a, decode, encode
+from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
 from beamnode.node.epmd_discovery import Discovery, random_creation
 from beamnode.node.runtime import Runtime
@@ -167,14 +168,18 @@ class Network:
         if type(record) in _NOT_WORTH_DIALLING and self.connections.get(node) is None:
             return
         if len(self._dialling) >= self.limits.dials_pending_max and self.connections.get(node) is None:
-            log.warning("no connection to %s: %d others are being made", node, len(self._dialling))
+            log.warning("no connection to %s: %d others are being made", on_one_line(node.name), len(self._dialling))
             self.runtime.break_ties(node)
             return
         match self.connections.want(node, _snapshot(record)):
             case Want.DIAL:
                 self._dial(node)
             case Want.REFUSED:
-                log.info("no connection to %s: dist_auto_connect is %s", node, self.connections.auto_connect.value)
+                log.info(
+                    "no connection to %s: dist_auto_connect is %s",
+                    on_one_line(node.name),
+                    self.connections.auto_connect.value,
+                )
                 self.runtime.break_ties(node)
 
     def untold(self, node: Atom, record: control.Record) -> None:
@@ -209,7 +214,7 @@ class Network:
         except BeamnodeError as error:
             session.end(error)
         except Exception as error:
-            log.exception("dialling %s failed in an unforeseen way", node)
+            log.exception("dialling %s failed in an unforeseen way", on_one_line(node.name))
             session.end(NetworkError(f"cannot connect to {node}: {error!r}"))
 
     def initiator(self, node: Atom, now: float) -> Initiator:
@@ -476,12 +481,12 @@ def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:
 
 def _log_failure(node: Atom, cause: BeamnodeError) -> None:
     """A node that is not there is an everyday thing, as in OTP; a wrong cookie or a broken peer is not."""
+    level = logging.INFO
     if isinstance(cause, CookieMismatch):
-        log.error("no connection with %s: %s", node, cause)
+        level = logging.ERROR
     elif isinstance(cause, PeerError | SetupTimeout):
-        log.warning("no connection with %s: %s", node, cause)
-    else:
-        log.info("no connection with %s: %s", node, cause)
+        level = logging.WARNING
+    log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
 
 
 def _log_stranger(cause: BeamnodeError) -> None:

@@ -265,7 +265,6 @@ class Runtime:
             return result, reference
         raise SpawnError(f"{node} did not spawn {module}:{function}/{len(args)}: {result}", result)
 
-
     def _untie(self, parent: Process, result: Any, reference: Reference) -> None:
         if isinstance(result, Pid) and parent.alive:
             self.signals.unlink(parent, result)

@@ -71,12 +71,12 @@ class Locks:
         """A monitor fired; unknown references are ignored."""
         if ref in self._held:
             key, pid = self._held[ref]
-            self._remove(key, self._locks[key], pid, down=True)
+            self._remove(key, self._locks[key], pid, down=True, fired=True)
 
     def node_gone(self, node: Atom) -> None:
         """Give up everything that processes of `node` hold (delete_node_resources)."""
-        for ref in [ref for ref, (_, pid) in self._held.items() if pid.node is node]:
-            self.holder_down(ref)
+        for key, pid in [held for held in self._held.values() if held[1].node is node]:
+            self._remove(key, self._locks[key], pid, down=True)
 
     def is_global_lock_set(self) -> bool:
         return GLOBAL_RESOURCE in self._locks
@@ -102,12 +102,14 @@ class Locks:
         """`(resource, requester, holders)` of every lock."""
         return [(*lock.lock_id, list(lock.holders)) for lock in self._locks.values()]
 
-    def _remove(self, key: Hashable, lock: Lock, pid: Pid, down: bool) -> None:
+    def _remove(self, key: Hashable, lock: Lock, pid: Pid, down: bool, *, fired: bool = False) -> None:
+        """`fired`: the monitor is over. To end it again would look through the mailbox, once for each of many locks."""
         ref = lock.holders.pop(pid, None)
         if ref is None:
             return
         del self._held[ref]
-        self._demonitor(ref)
+        if not fired:
+            self._demonitor(ref)
         if not lock.holders:
             del self._locks[key]
             if key is GLOBAL_RESOURCE:

@@ -190,16 +190,18 @@ class Names:
     def process_down(self, ref: Reference) -> None:
         """A monitor fired; unknown references are ignored."""
         if ref in self._watched:
-            self._forget(self._watched[ref][0])
+            self._forget(self._watched[ref][0], fired=True)
 
     def node_gone(self, node: Atom) -> None:
         """Drop every name of a process of `node` (delete_node_resources)."""
         for key in [key for key, pid in self._watched.values() if pid.node is node]:
             self._forget(key)
 
-    def _forget(self, key: Hashable) -> None:
+    def _forget(self, key: Hashable, *, fired: bool = False) -> None:
+        """`fired`: the monitor is over. To end it again would look through the mailbox, once for each of many names."""
         found = self._names.pop(key, None)
         if found is not None:
             del self._watched[found[1]]
             self._external.pop(key, None)
-            self._demonitor(found[1])
+            if not fired:
+                self._demonitor(found[1])

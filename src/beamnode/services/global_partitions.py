@@ -8,6 +8,7 @@ Algorithm", handle_nodedown.)
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -52,7 +53,7 @@ class Partitions:
         # Tells two incarnations of a node apart even when their creations are the same: creation_extension.
         extension = int(random() * (1 << 28)) << 32
         self._creation = extension + creation - SMALL_INTEGER_MIN
-        self._losses: dict[tuple[Atom, Atom], Loss] = {}
+        self._losses: OrderedDict[tuple[Atom, Atom], Loss] = OrderedDict()  # the oldest first
 
     # --- What happens to our connections ------------------------------------------------------------------------------
 
@@ -110,8 +111,8 @@ class Partitions:
 
     def handle_deadline(self, now: float) -> None:
         """Forget old reports."""
-        for key in [key for key, loss in self._losses.items() if loss.deadline <= now]:
-            del self._losses[key]
+        while self._losses and next(iter(self._losses.values())).deadline <= now:
+            self._losses.popitem(last=False)
 
     def _is_news(self, reporter: Atom, lost: Atom, creation: int, operation: int, now: float) -> bool:
         """Whether the report is newer than what we know; if so, it is noted."""
@@ -121,7 +122,7 @@ class Partitions:
             return False
         self._losses.pop(key, None)
         if len(self._losses) >= LOSSES_MAX:
-            del self._losses[next(iter(self._losses))]
+            self._losses.popitem(last=False)
         self._losses[key] = Loss(creation, operation, now + LOSS_KEPT_SECONDS)
         return True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from beamnode.etf.shown import shown
 from beamnode.etf.terms import Atom, Export, Fun, Pid, a
 from beamnode.services.global_actions import Action, Exit, Log, Outbox, Send
 from beamnode.services.global_names import Delete, Insert, Names, Operation, Registration
@@ -29,7 +30,7 @@ def resolve_it(method: Any, name: Any, pid1: Pid, pid2: Pid) -> tuple[Any, list[
     smaller, greater = (pid1, pid2) if pid1.node < pid2.node else (pid2, pid1)
     match _function_name(method):
         case "random_exit_name":
-            text = f"global: Name conflict terminating {(name, greater)!r}"
+            text = f"global: Name conflict terminating {shown((name, greater))}"
             return smaller, [Log("info", text), Exit(greater, a.kill)]
         case "random_notify_name":
             return smaller, [Send(greater, (a.global_name_conflict, name))]
@@ -96,10 +97,11 @@ def _winner(this_node: Atom, entry: Registration, known: Registration, outbox: O
         result = RESOLVER_CRASHED if answer is None else answer[0]
     match result:
         case (a.EXIT, _):  # to rpc:call, what crashed is a badrpc like any other: the other partition's process wins
-            outbox.log("info", f"global: badrpc received when conflicting name {entry.name!r} was found")
+            outbox.log("info", f"global: badrpc received when conflicting name {shown(entry.name)} was found")
             return entry.pid
         case Pid() if result in (entry.pid, known.pid):
             return result
     if result is not a.none:
-        outbox.log("info", f"global: Resolve method {known.method!r} for {entry.name!r} returned {result!r}")
+        text = f"global: Resolve method {shown(known.method)} for {shown(entry.name)} returned {shown(result)}"
+        outbox.log("info", text)
     return a.none

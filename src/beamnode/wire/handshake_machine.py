@@ -249,9 +249,12 @@ class Machine(Generic[Frame, Event]):
 
 
 def has_valid_form(name: str, characters_max: int) -> bool:
-    """Whether a name is `name@host`, both parts there (dist_util: is_name_ok/2), and short enough for an atom."""
+    """Whether a name is `name@host`, both parts there (dist_util: is_name_ok/2), and short enough for an atom.
+
+    Line feeds and the like, which OTP takes, are refused: the name of a stranger goes into logs.
+    """
     parts = name.split("@")
-    return len(parts) == 2 and all(parts) and len(name) <= characters_max
+    return len(parts) == 2 and all(parts) and len(name) <= characters_max and name.isprintable()
 
 
 def check_own_name(name: str, creation: int, characters_max: int) -> None:
