@@ -19,6 +19,7 @@ class Limits:
 
     # terms
     term_depth_max: int = 1024  # nested containers in one term
+    term_elements_max: int = 16 * MIB  # of all containers of one term: `[]` is one byte, and 70 as a Python list
     atom_characters_max: int = 255  # OTP: MAX_ATOM_CHARACTERS
     inflated_bytes_max: int = 256 * MIB  # what one compressed term may expand to
     integer_bytes_max: int = 8 * MIB  # magnitude of one big integer (OTP 27: 4 194 304 bits, older: more)

@@ -205,9 +205,10 @@ class World:
         return nodes
 
     async def settled(self, node: Node) -> None:
-        """Wait until the peer's `global` has nothing more to say to `node`: a cast of its would connect anew."""
+        """Wait until `global`, on both sides, has nothing more to say: its messages would connect them anew."""
         if not node.hidden:
             assert await self.erl("global:sync()") is a.ok
+            await asyncio.sleep(0.1)  # then it gives back its locks
 
     async def gone_there(self, node: Node | Atom) -> None:
         """Wait until the peer has noticed that `node` is not connected any more."""

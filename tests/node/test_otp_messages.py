@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from support_otp import World, expect, until
 
-from beamnode import Atom, Pid, a, receive, register, self, send, spawn
+from beamnode import Atom, Epmd, Pid, a, receive, register, self, send, spawn
 from beamnode.testing.peers import Otp
 
 pytestmark = pytest.mark.otp
@@ -141,5 +141,30 @@ def test_messages_to_a_node_that_is_not_there_are_dropped(world: World) -> None:
                 send(("someone", f"nobody{n % 10}@127.0.0.1"), n)
             await until(lambda: node.list("known") == [node.name])
             assert await node.connect(world.name) is True
+
+    asyncio.run(main())
+
+
+class SlowEpmd(Epmd):
+    """An epmd that takes its time to answer, as one behind a slow name server does."""
+
+    async def resolve(self, alive: str, host: str) -> tuple[str, int]:
+        await asyncio.sleep(0.3)
+        return await super().resolve(alive, host)
+
+
+def test_the_peer_dials_while_we_look_for_it(world: World) -> None:
+    """Our name is the greater, so its attempt is told `nok`. It then waits for ours, and keeps what it has to send."""
+
+    async def main() -> None:
+        async with world.node(world.fresh_name("z"), hidden=True, discovery=SlowEpmd(world.epmd_port)) as node:
+            theirs = await world.erl("spawn(support, count, [Owner, ours, 100])", Owner=self())
+            ours = spawn(count, self(), a.theirs, 100)
+            spawn(number, theirs, a.ours, 100)
+            await asyncio.sleep(0.05)
+            assert node.list("connected") == []
+            await world.erl("support:number(Pid, theirs, 100)", Pid=ours)
+            answers = {await expect(timeout=5) for _ in range(2)}
+            assert answers == {(a.counted, a.ours, 100), (a.counted, a.theirs, 100)}
 
     asyncio.run(main())

@@ -417,6 +417,7 @@ async def test_our_exit_signals(world: World, node: Node) -> None:
 async def test_their_exit_signals(world: World, node: Node) -> None:
     puppet = await world.puppet()
     trapping, untrapping = spawn(obey, True), spawn(obey)
+    await asyncio.sleep(0)  # until it traps exits
     for reason in (a.normal, a.some, (a.some, [b"term"])):
         send(trapping, (a.tell, self()))
         await puppet.run("exit(Pid, Reason)", Pid=trapping, Reason=reason)

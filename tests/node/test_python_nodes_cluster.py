@@ -10,6 +10,7 @@ import secrets
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -56,6 +57,9 @@ def play(main: Callable[[Cluster], Awaitable[None]]) -> None:
             assert await cluster.registered() == []
             await until(lambda: asyncio.all_tasks() <= before, "tasks are left", asyncio.all_tasks)
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what tests before this one have left is theirs
     files, threads = open_files(), set(threading.enumerate())
     asyncio.run(whole())
     gc.collect()

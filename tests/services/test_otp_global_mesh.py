@@ -63,10 +63,16 @@ def three_join_us(beams: list[Beam], py: Node) -> list[list[tuple[Member, Member
 ORDERS = [star_of_ours, star_of_theirs, chain, ring_at_once, we_join_three, three_join_us]
 
 
+CASES = [(RELEASES[0], order, name) for order, name in zip(ORDERS, "azazaz", strict=True)]
+CASES += [
+    (releases, order, name)
+    for releases in RELEASES[1:]
+    for order, name in [(chain, "a"), (ring_at_once, "z"), (three_join_us, "a")]
+]
+
+
 # The greatest of the names is the boss of a partition, which is locked first.
-@pytest.mark.parametrize(
-    ("order", "name"), list(zip(ORDERS, "azazaz", strict=True)), ids=lambda value: getattr(value, "__name__", value)
-)
+@pytest.mark.parametrize(("cluster", "order", "name"), CASES, indirect=["cluster"])
 def test_one_of_ours_and_three(cluster: Cluster, order: Any, name: str) -> None:
     async def main() -> None:
         await cluster.apart()
@@ -202,6 +208,7 @@ async def bytes_between(beam: Beam, py: Node) -> Any:
     return await beam.erl(source, Node=py.name)
 
 
+@pytest.mark.parametrize("cluster", RELEASES[:1], indirect=True)
 def test_connect_all_false_keeps_to_its_own_connections(cluster: Cluster) -> None:
     """On our side only: like a real node started so, it is connected and not meshed, and the others go on."""
 

@@ -18,7 +18,7 @@ from beamnode.testing.peers import EvalTimeout, PeerDied
 pytestmark = pytest.mark.otp
 
 SETTLED_SECONDS = 0.4  # nothing has changed for so long; what changes takes milliseconds
-WATCH_SECONDS = 2.0
+WATCH_SECONDS = 1.5
 
 
 @pytest.fixture(scope="module", params=[(25, 27, 29)], ids=["25-27-29"])
@@ -67,7 +67,7 @@ async def drop(one: Member, other: Member) -> None:
 OUTCOMES = ({"X", "Y", "Z"}, {"XZ", "Y"}, {"X", "YZ"})
 
 
-@pytest.mark.parametrize("kinds", ["bbb", "bab", "bzb", "abb", "bbz", "baz", "zab"])
+@pytest.mark.parametrize("kinds", ["bbb", "bab", "bzb", "bbz", "baz", "zab"])
 @pytest.mark.parametrize("back", [False, True])
 def test_a_dropped_link_leaves_no_overlap(cluster: Cluster, kinds: str, back: bool) -> None:
     """The first drops the second, or the other way round; then they join again."""

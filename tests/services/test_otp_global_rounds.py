@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from random import Random
 
@@ -58,7 +59,8 @@ def test_rounds(cluster: Cluster) -> None:
                 stayers = [member for member in members if member not in leavers]
                 for member in leavers:
                     await leave(member, random)
-                if random.random() < 0.7:  # else they come back while the others are still seeing them go
+                quick = random.random() < 0.2  # they come back while the others are still seeing them go
+                if not quick:
                     await cluster.meshed(*stayers)
                     for member in leavers:
                         await cluster.meshed(member)
@@ -67,7 +69,10 @@ def test_rounds(cluster: Cluster) -> None:
                     random.shuffle(pair)
                     await dial(*pair)
                 try:
-                    slowest = max(slowest, await settled(cluster, members, random))
+                    if quick:
+                        await settled_after_all(cluster, members, random)
+                    else:
+                        slowest = max(slowest, await cluster.meshed(*members))
                 except TimeoutError as error:
                     raise AssertionError(f"round {number} of seed {SEED}: {error}") from None
             await cluster.sync(*members)
@@ -77,17 +82,17 @@ def test_rounds(cluster: Cluster) -> None:
     asyncio.run(main())
 
 
-async def settled(cluster: Cluster, members: list[Member], random: Random) -> float:
-    """The seconds until the mesh is there.
+async def settled_after_all(cluster: Cluster, members: list[Member], random: Random) -> None:
+    """The mesh, of nodes that came back at once.
 
-    Who comes back at once may be thrown out again, as with OTP alone: the news that it was lost are still under way.
-    Then, when all is quiet, it dials once more, as programs do.
+    One of them may be thrown out again, as the news that it was lost are still under way: measured in 5 of 100 such
+    comebacks with nodes of ours, and in 6 of 100 among real nodes only. Then it is alone, and dials once more.
     """
-    try:
-        return await cluster.meshed(*members, timeout=4)
-    except TimeoutError:
-        await cluster.partitions(members, 0.3)
-        first, *others = members
-        for member in others:
-            await dial(*random.sample([first, member], 2))
-        return 4 + await cluster.meshed(*members, timeout=20)
+    with contextlib.suppress(TimeoutError):
+        await cluster.meshed(*members, timeout=3)
+        return
+    await cluster.partitions(members, 0.3)  # whole ones
+    first, *others = members
+    for member in others:
+        await dial(*random.sample([first, member], 2))
+    await cluster.meshed(*members)

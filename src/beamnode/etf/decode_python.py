@@ -82,6 +82,7 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
     build: Any = None
     frozen = 0
     stack: list[tuple[list[Any], repeat[None], Any, int]] = []  # the containers around it
+    room = limits.term_elements_max
     try:
         while True:
             for _ in coming:
@@ -123,6 +124,9 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                         count, build, pos = _OPENERS[tag](data, pos + 1, size, atoms, limits, len(stack))
                     if count > size - pos:
                         raise truncated(pos)
+                    room -= count
+                    if room < 0:
+                        raise _too_many(limits)
                     items = []
                     append = items.append
                     coming = repeat(None, count)
@@ -133,6 +137,9 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
                 elif build is list:
                     if data[pos] != 106:  # NIL_EXT
                         count, build, pos = _open_tail(data, pos, size)
+                        room -= count
+                        if room < 0:
+                            raise _too_many(limits)
                         coming = repeat(None, count)
                         continue
                     value = HashableList(items) if frozen else items
@@ -150,6 +157,10 @@ def _decode(data: Octets, pos: int, atoms: Sequence[Any], strings: bool, limits:
         if pos + 1 < size and data[pos] == tags.ATOM_CACHE_REF:
             raise DecodeError(f"atom {data[pos + 1]} of a header that has {len(atoms)}") from None
         raise truncated(min(pos, size)) from None
+
+
+def _too_many(limits: Limits) -> TermLimitExceeded:
+    return TermLimitExceeded(f"a term of more than {limits.term_elements_max} elements", "term_elements_max")
 
 
 def _inside_key(build: Build, index: int, frozen: int, depth: int) -> int:

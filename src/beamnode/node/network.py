@@ -98,7 +98,7 @@ class Network:
         self._discovery = discovery
         self._cookie_for = cookie_for
         self._sessions: set[Session] = set()
-        self._accepting: dict[Session, None] = {}  # accepted, not up yet; the oldest first
+        self._accepting: dict[Session, None] = {}  # accepted, not up (yet), stream still there; the oldest first
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
@@ -258,6 +258,8 @@ class Network:
             oldest = next(iter(self._accepting))
             log.warning("%d handshakes at a time: closing the oldest, %r", len(self._accepting), oldest)
             oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
+            oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
+            del self._accepting[oldest]
         return session.attach(stream)
 
     def acceptor(self, now: float) -> Acceptor:
@@ -334,7 +336,8 @@ class Network:
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
-        self._forget_attempt(session)
+        self._accepting.pop(session, None)
+        self._dialling.discard(session)
         assert session.node is not None
         hidden = not event.flags & Flag.PUBLISHED
         up = self.connections.up(
@@ -362,7 +365,7 @@ class Network:
     def session_ended(self, session: Session, cause: BeamnodeError, reason: Atom) -> None:
         """A session is over, for whatever reason: told once by each."""
         self._sessions.discard(session)
-        self._forget_attempt(session)
+        self._dialling.discard(session)
         if session.node is None:
             _log_stranger(cause)
             return
@@ -372,9 +375,9 @@ class Network:
         if down is not None:
             self._tell_down(down, cause)
 
-    def _forget_attempt(self, session: Session) -> None:
+    def stream_gone(self, session: Session) -> None:
+        """The stream of a session has ended, now or a while after the session: told once by each that had one."""
         self._accepting.pop(session, None)
-        self._dialling.discard(session)
 
     def _concede(self, session: Session) -> bool:
         """The peer's own attempt is on its way here: hold the entry open for it, for a while."""

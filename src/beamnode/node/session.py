@@ -103,6 +103,7 @@ class Session:
     def connection_lost(self, error: NetworkError | None) -> None:
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
+        self.network.stream_gone(self)
         if self.stage is Stage.HANDSHAKE and error is None and self._machine is not None:
             self._step(self._machine.receive_eof)
         self.end(error or NetworkError(f"{self._peer_text()} closed the connection"))
@@ -203,7 +204,7 @@ class Session:
         except PeerError as error:
             self.network.runtime.flush()
             log.error("closing the connection with %s: %s", node, error)
-            self.end(error)
+            self.end(error, abort=True)  # at once: a stream that closes in good order is there for a while
         except Exception as error:
             log.exception("closing the connection with %s: an error of this library", node)
             self.end(NetworkError(f"an error of this library: {error!r}"))
@@ -255,7 +256,7 @@ class Session:
         try:
             machine.handle_deadline(self._loop.time())
         except NetworkError as error:
-            self.end(error)
+            self.end(error, abort=self.stage is Stage.HANDSHAKE)  # there is nothing to say to who says nothing
             return
         if self.stage is Stage.UP:
             self._write()

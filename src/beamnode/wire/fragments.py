@@ -19,6 +19,7 @@ from typing import Any, Final
 from beamnode.errors import LimitExceeded, ProtocolError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 
+_SMALL_PIECE_BYTES: Final = 4096
 FRAGMENT_BYTES: Final = 64 * 1024  # of terms in one fragment (dist.h: ERTS_DIST_FRAGMENT_SIZE)
 
 VERSION: Final = 131
@@ -64,8 +65,18 @@ class _Sequence:
     def __init__(self, begun: Any, expected_id: int, piece: bytes, held_bytes: int) -> None:
         self.begun = begun
         self.expected_id = expected_id
-        self.pieces = [piece]
+        self.pieces: list[bytes | bytearray] = [piece]
         self.bytes = held_bytes
+
+    def append(self, piece: bytes) -> None:
+        """Keep a piece. Small ones are gathered: a million of one byte each shall cost a million bytes."""
+        last = self.pieces[-1]
+        if len(piece) >= _SMALL_PIECE_BYTES:
+            self.pieces.append(piece)
+        elif type(last) is bytearray and len(last) < FRAGMENT_BYTES:
+            last += piece
+        else:
+            self.pieces.append(bytearray(piece))
 
 
 class Assembler:
@@ -120,7 +131,7 @@ class Assembler:
         self._hold(len(piece))
         sequence.bytes += len(piece)
         if piece:
-            sequence.pieces.append(piece)
+            sequence.append(piece)
         if fragment_id > 1:
             sequence.expected_id -= 1
             return None
