@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from typing import Any
 
@@ -101,11 +102,25 @@ def test_listens_everywhere_or_on_one_interface() -> None:
     asyncio.run(main())
 
 
+def three_free_ports() -> range:
+    """Below those that the system hands out by itself, so that nobody takes one in between."""
+    for base in random.sample(range(10_000, 30_000), 100):
+        try:
+            for port in range(base, base + 3):
+                with socket.socket() as probe:
+                    probe.bind(("0.0.0.0", port))
+        except OSError:
+            continue
+        return range(base, base + 3)
+    raise AssertionError("no three free ports in a row")
+
+
 def test_a_range_of_ports_gives_the_first_free_one() -> None:
     async def main() -> None:
-        first = await Tcp().listen(Recorder().attach)
-        ports = range(first.port, first.port + 3)
+        ports = three_free_ports()
         tcp = Tcp(listen_ports=ports)
+        first = await tcp.listen(Recorder().attach)
+        assert first.port == ports[0]
         second = await tcp.listen(Recorder().attach)
         third = await tcp.listen(Recorder().attach)
         assert second.port in ports

@@ -58,12 +58,11 @@ def test_new_nodes_that_are_made_up(victim: Victim, prefix: str) -> None:
     before = victim.rss_mib()
     with victim.attack(timeout=60) as attacker:
         for part in range(2):
-            names = [f"{prefix}{part}x{index}@127.0.0.1" for index in range(100_000)]
+            names = [f"{prefix}{part}x{index}@127.0.0.1" for index in range(50_000)]
             if prefix == "no at ":
                 names = [name.partition("@")[0] for name in names]
-            attacker.reg_send(
-                "global_name_server", cast(a.new_nodes, attacker.node, [], [], [(Atom(n), 8) for n in names], [])
-            )
+            nodes = [(Atom(name), 8) for name in names]
+            attacker.reg_send("global_name_server", cast(a.new_nodes, attacker.node, [], [], nodes, []))
         assert attacker.answers(30)
         victim.check(2)
         assert victim.holdings()["asking_most"] <= UNCONNECTED_MAX
@@ -75,38 +74,63 @@ def test_new_nodes_that_are_made_up(victim: Victim, prefix: str) -> None:
     assert held["rss_kib"] / 1024 - before < 80
 
 
-@pytest.mark.parametrize(
-    ("make", "count", "allowed_mib"),
-    [
-        (lambda e, i: call(e.pid(), (a.register, i, e.pid(), a.m)), 20_000, 40),
-        (lambda e, i: call(e.pid(), (a.register, a.one, e.pid(), bytes(60_000))), 500, 40),
-        (lambda e, i: call(e.pid(), (a.register, i, e.pid(), bytes(100_000))), 500, 4),
-        (lambda e, i: call(e.pid(), (a.register, i, e.pid(), Fun(a.m, 3, bytes(16), 0, 0, 0, e.pid(), ([1] * 70_000,)))), 50, 16),
-        (lambda e, i: call(e.pid(), (a.set_lock, (i, e.pid()))), 70_000, 100),
-        (lambda e, i: call(e.pid(), (a.set_lock, (i, bytes(100_000)))), 500, 4),
-        (lambda e, i: cast(a.in_sync, Atom(f"n{i}@h"), True), 20_000, 4),
-        (lambda e, i: cast(a.init_connect, (8, i), Atom(f"n{i}@h"), (a.locker, 1, {}, Pid(Atom(f"n{i}@h"), 1, 0, 1))), 20_000, 8),
-        (lambda e, i: cast(a.init_connect, (8, i), e.node, (a.locker, 1, {}, e.pid())), 10_000, 4),
-        (lambda e, i: cast(a.init_connect, (8, i << 900_000), e.node, (a.locker, 1, {}, e.pid())), 200, 24),
-        (lambda e, i: cast(a.exchange, e.node, [], [], i), 20_000, 4),
-        (lambda e, i: cast(a.lock_set, e.pid(i + 1), True, []), 20_000, 4),
-        (lambda e, i: cast(a.new_nodes, e.node, [], [], [slow(i)], []) if i % 2 else (a.lost_connection, e.node, 1, i, slow(i - 1)), 10_000, 30),
-        (lambda e, i: (a.lost_connection, Atom(f"n{i}@h"), i, i, Atom(f"m{i}@h")), 70_000, 120),
-        (lambda e, i: (a.lost_connection, Atom(f"n{i}@h"), 1 << 900_000, i, e.node), 200, 24),
-        (lambda e, i: (a.remove_connection, Atom(f"n{i}@h")), 20_000, 4),
-        (lambda e, i: (a.cancel_connect, e.node, i), 20_000, 4),
-        (lambda e, i: call(e.pid(), (a.sync, [slow(j) for j in range(i, i + 50)])), 1000, 40),
-        (lambda e, i: call(e.pid(), (a.set_lock, (a["global"], e.pid()))) if i == 0 else (a.whereis, i, (e.pid(), 1)), 20_000, 8),
-        (lambda e, i: (a.nodeup, slow(i), {a.connection_id: i}), 20_000, 4),
-        (lambda e, i: (a.nodedown, e.node, {a.connection_id: i}), 20_000, 4),
-    ],
-    ids=[
-        "register", "large methods", "too large methods", "large funs", "locks", "large lock ids", "in_sync", "early init_connect",
-        "init_connect again", "large tags", "exchange", "lock_set", "known and lost", "lost_connection", "large numbers",
-        "remove_connection", "cancel_connect", "sync", "whereis", "forged nodeup", "forged nodedown",
-    ],
-)  # fmt: skip
-def test_a_flood(victim: Victim, make: Callable[[Attacker, int], Any], count: int, allowed_mib: int) -> None:
+def known_and_lost(e: Attacker, i: int) -> Any:
+    if i % 2:
+        return cast(a.new_nodes, e.node, [], [], [slow(i)], [])
+    return (a.lost_connection, e.node, 1, i, slow(i - 1))
+
+
+def locked_and_asked(e: Attacker, i: int) -> Any:
+    if i == 0:
+        return call(e.pid(), (a.set_lock, (a["global"], e.pid())))
+    return (a.whereis, i, (e.pid(), 1))
+
+
+def named(i: int) -> Atom:
+    return Atom(f"n{i}@h")
+
+
+def locker(pid: Pid) -> Any:
+    return (a.locker, 1, {}, pid)
+
+
+def large_fun(e: Attacker) -> Fun:
+    return Fun(a.m, 3, bytes(16), 0, 0, 0, e.pid(), ([1] * 70_000,))
+
+
+# What is sent so many times, and what it may cost in MiB.
+FLOODS: dict[str, tuple[Callable[[Attacker, int], Any], int, int]] = {
+    "register": (lambda e, i: call(e.pid(), (a.register, i, e.pid(), a.m)), 20_000, 40),
+    "large methods": (lambda e, i: call(e.pid(), (a.register, a.one, e.pid(), bytes(60_000))), 500, 40),
+    "too large methods": (lambda e, i: call(e.pid(), (a.register, i, e.pid(), bytes(100_000))), 500, 4),
+    "large funs": (lambda e, i: call(e.pid(), (a.register, i, e.pid(), large_fun(e))), 50, 16),
+    "locks": (lambda e, i: call(e.pid(), (a.set_lock, (i, e.pid()))), 70_000, 100),
+    "large lock ids": (lambda e, i: call(e.pid(), (a.set_lock, (i, bytes(100_000)))), 500, 4),
+    "in_sync": (lambda e, i: cast(a.in_sync, named(i), True), 20_000, 4),
+    "early init_connect": (
+        lambda e, i: cast(a.init_connect, (8, i), named(i), locker(Pid(named(i), 1, 0, 1))),
+        20_000,
+        8,
+    ),
+    "init_connect again": (lambda e, i: cast(a.init_connect, (8, i), e.node, locker(e.pid())), 10_000, 4),
+    "large tags": (lambda e, i: cast(a.init_connect, (8, i << 900_000), e.node, locker(e.pid())), 200, 24),
+    "exchange": (lambda e, i: cast(a.exchange, e.node, [], [], i), 20_000, 4),
+    "lock_set": (lambda e, i: cast(a.lock_set, e.pid(i + 1), True, []), 20_000, 4),
+    "known and lost": (known_and_lost, 10_000, 30),
+    "lost_connection": (lambda e, i: (a.lost_connection, named(i), i, i, Atom(f"m{i}@h")), 70_000, 120),
+    "large numbers": (lambda e, i: (a.lost_connection, named(i), 1 << 900_000, i, e.node), 200, 24),
+    "remove_connection": (lambda e, i: (a.remove_connection, named(i)), 20_000, 4),
+    "cancel_connect": (lambda e, i: (a.cancel_connect, e.node, i), 20_000, 4),
+    "sync": (lambda e, i: call(e.pid(), (a.sync, [slow(j) for j in range(i, i + 50)])), 1000, 40),
+    "whereis": (locked_and_asked, 20_000, 8),
+    "forged nodeup": (lambda e, i: (a.nodeup, slow(i), {a.connection_id: i}), 20_000, 4),
+    "forged nodedown": (lambda e, i: (a.nodedown, e.node, {a.connection_id: i}), 20_000, 4),
+}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+def test_a_flood(victim: Victim, what: str) -> None:
+    make, count, allowed_mib = FLOODS[what]
     before = victim.rss_mib()
     with victim.attack(timeout=60) as attacker:
         flood(attacker, lambda index: make(attacker, index), count)

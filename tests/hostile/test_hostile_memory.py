@@ -123,14 +123,14 @@ def test_a_zip_bomb_is_bounded_by_its_elements() -> None:
     [
         b"l\0\0\0\x05" + b"j" * 6,
         b"h\5" + b"j" * 5,
-        b"l\0\0\0\2h\2jjaaj",
-        b"t\0\0\0\2a\1ja\2ja\3j",
+        b"l\0\0\0\2h\3jjjjj",
+        b"t\0\0\0\2a\1ja\2h\1j",
         b"l\0\0\0\3jjjl\0\0\0\2jjj",  # a list that goes on in another
     ],
 )
 def test_a_term_of_too_many_elements(data: bytes) -> None:
     with pytest.raises(LimitExceeded) as raised:
-        decode(b"\x83" + data, limits=Limits(term_elements_max=4 if data[0] != 108 or data[4] != 2 else 3))
+        decode(b"\x83" + data, limits=Limits(term_elements_max=4))
     assert raised.value.limit == "term_elements_max"
 
 
