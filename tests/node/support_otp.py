@@ -259,7 +259,7 @@ class Puppet:
         raise AssertionError(f"nothing was to come, but {message!r} did")
 
     async def reached(self) -> None:
-        """Wait until what the current process sent it has arrived: signals of one process keep their order."""
+        """Wait until all signals between it and this node have arrived: the control channel may be faster than they."""
         send(self.pid, (Atom("$sync"), self_pid()))
         await expect(lambda message: message == (a.synced, self.pid))
 

@@ -138,6 +138,7 @@ def test_our_node_is_stopped_and_started(world: World) -> None:
             await puppet.run("{echo, Node} ! {self(), 2}", Node=node.name)
             assert await puppet.next() == (a.echo, 2)
             watched = await puppet.run("monitor(process, Pid)", Pid=ours)
+            await puppet.reached()
             send(ours, a.stop)
             assert await puppet.next() == (a.DOWN, watched, a.process, ours, a.normal)
         assert await puppet.next() == (a.nodedown, node.name)

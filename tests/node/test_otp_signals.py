@@ -149,6 +149,7 @@ def test_a_linked_process_of_ours_ends(world: World, we_link: bool, reason: Any)
                     await linked(puppet, 1)
                 else:
                     await puppet.run("link(Pid)", Pid=ours)
+                    await puppet.reached()
             reference = await untrapping_monitor(world, untrapping)
             order(ours, lambda: exit(reason))
             assert await trapping.next() == (a.EXIT, ours, reason)
@@ -178,6 +179,7 @@ async def test_an_exception_of_ours(world: World, node: Node) -> None:
     await puppet.run("process_flag(trap_exit, true)")
     ours = spawn(obey)
     await puppet.run("link(Pid)", Pid=ours)
+    await puppet.reached()
     order(ours, raise_value_error)
     _, _, ((kind, text), stack) = await puppet.next()
     assert (kind, text) == (a.ValueError, b"no such thing")
@@ -228,6 +230,7 @@ async def test_unlink(world: World, node: Node) -> None:
                 unlink(puppet.pid)
             else:
                 await puppet.run("unlink(Pid)", Pid=self())
+                await puppet.reached()
             await linked(puppet, 0)
         await puppet.run("exit(over)")
         await nothing_comes()
@@ -283,6 +286,7 @@ async def test_their_monitors(world: World, node: Node) -> None:
         by_name = await puppet.run("monitor(process, {watched, Node})", Node=node.name)
         given_up = await puppet.run("monitor(process, Pid)", Pid=ours)
         assert await puppet.run("demonitor(Ref, [flush, info])", Ref=given_up) is True
+        await puppet.reached()
         order(ours, lambda reason=reason: exit(reason))
         messages = [await puppet.next(), await puppet.next()]
         assert unordered(messages) == unordered(
@@ -317,6 +321,7 @@ async def everything_tied(world: World, node: Node) -> AsyncIterator[Puppet]:
     register("tied", self())
     by_name = await puppet.run("monitor(process, {tied, Node})", Node=node.name)
     ours = monitor(puppet.pid)
+    await puppet.reached()
     yield puppet
     assert {await expect(), await expect()} == {
         (a.EXIT, puppet.pid, a.noconnection),

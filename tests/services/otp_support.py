@@ -335,6 +335,27 @@ class Cluster:
                 assert sign.lower() not in text.lower(), f"{beam}:\n{text}"
 
 
+class Clusters:
+    """Clusters that a module uses by turns, each started when it is first asked for. At the end, their logs are read."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[tuple[int, ...], Cluster] = {}
+        self._stack = ExitStack()
+
+    def of(self, releases: tuple[int, ...]) -> Cluster:
+        if releases not in self._clusters:
+            self._clusters[releases] = self._stack.enter_context(Cluster(releases))
+        return self._clusters[releases]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            for cluster in self._clusters.values():
+                cluster.logs_are_clean()
+
+
 class ProcessNode:
     """One of ours in a process of its own."""
 

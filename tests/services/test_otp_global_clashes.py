@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from otp_support import Beam, Cluster, Member, until
+from otp_support import Beam, Cluster, Clusters, Member, until
 
 from beamnode import Node, Pid, a, monitor, receive
 from beamnode.testing.peers import OTPS
@@ -19,10 +19,14 @@ MIXED = (27, 25, 29)
 
 
 @pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with Cluster(request.param) as cluster:
-        yield cluster
-        cluster.logs_are_clean()
+def clusters() -> Iterator[Clusters]:
+    with Clusters() as clusters:
+        yield clusters
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Cluster:
+    return clusters.of(request.param)
 
 
 async def waiting() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from otp_support import Beam, Cluster, Member, call, until, view_of
+from otp_support import Beam, Cluster, Clusters, Member, call, until, view_of
 
 from beamnode import Node, a
 
@@ -18,11 +18,15 @@ MESH_SECONDS = 20.0  # 0.3 s, or 1.5 s where a partition of several waits for it
 RELEASES = [(25, 27, 29), (25, 25, 25), (27, 27, 27), (29, 29, 29)]
 
 
-@pytest.fixture(scope="module", params=RELEASES, ids=lambda releases: "-".join(map(str, releases)))
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with Cluster(request.param) as cluster:
-        yield cluster
-        cluster.logs_are_clean()
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[Clusters]:
+    with Clusters() as clusters:
+        yield clusters
+
+
+@pytest.fixture(params=RELEASES, ids=str)
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Cluster:
+    return clusters.of(request.param)
 
 
 async def dial(one: Member, other: Member) -> None:

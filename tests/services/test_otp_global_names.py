@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from otp_support import IDLE, Beam, Cluster, Member, call, until
+from otp_support import IDLE, Beam, Cluster, Clusters, Member, call, until
 
 from beamnode import Atom, Node, Pid, a, receive, self, send
 from beamnode.testing.peers import find_otp
@@ -19,11 +19,15 @@ RELEASES = [(25, 27, 29), (25, 25, 25), (27, 27, 27), (29, 29, 29)]
 REGISTER = "New = spawn(fun () -> receive stop -> ok end end), yes = global:register_name(Name, New), New"
 
 
-@pytest.fixture(scope="module", params=RELEASES, ids=lambda releases: "-".join(map(str, releases)))
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with Cluster(request.param) as cluster:
-        yield cluster
-        cluster.logs_are_clean()
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[Clusters]:
+    with Clusters() as clusters:
+        yield clusters
+
+
+@pytest.fixture(params=RELEASES, ids=str)
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Cluster:
+    return clusters.of(request.param)
 
 
 @asynccontextmanager
