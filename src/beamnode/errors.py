@@ -136,5 +136,19 @@ class ProcessExit(BeamnodeError):
     """
 
     def __init__(self, reason: Any) -> None:
-        super().__init__(f"process exit: {reason!r}")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"process exit: {self._shown()}"
+
+    def __repr__(self) -> str:
+        return f"ProcessExit({self._shown()})"
+
+    def _shown(self) -> str:
+        """Peers send reasons that `repr` cannot do: an integer of too many digits, a thousand tuples in one another."""
+        try:
+            text = repr(self.reason)
+        except (RecursionError, ValueError):
+            return f"<{type(self.reason).__name__}>"
+        return text if len(text) <= 1000 else f"{text[:1000]}..."

@@ -123,7 +123,7 @@ def fuzz_channel(random: Random) -> None:
 
 
 def _check_unsendable(error: EncodeError) -> None:
-    """Only two things can be received and not sent on: what is too deep one level deeper, and an opaque local term."""
+    """What is too deep one level deeper, and an opaque local term, can be received and not be sent on."""
     assert "nested deeper" in str(error) or "LocalTerm" in str(error), error
 
 
@@ -137,9 +137,16 @@ def fuzz_handshake(random: Random) -> None:
     same = hostile.chance(80)
     dynamic = "h" if hostile.chance(20) else None
     initiator = Initiator(
-        this_name=ME, this_creation=7, peer_name=VICTIM, flags=flags, cookie=b"secret", challenge=random.getrandbits(32),
-        setup_timeout=7, now=0, dynamic_host=dynamic,
-    )  # fmt: skip
+        this_name=ME,
+        this_creation=7,
+        peer_name=VICTIM,
+        flags=flags,
+        cookie=b"secret",
+        challenge=random.getrandbits(32),
+        setup_timeout=7,
+        now=0,
+        dynamic_host=dynamic,
+    )
     acceptor = Acceptor(
         this_name=VICTIM, this_creation=8, flags=flags, challenge=random.getrandbits(32), setup_timeout=7, now=0
     )
@@ -296,7 +303,7 @@ def fuzz_global(random: Random) -> None:
         elif kind < 26:
             todo += _whole_connect(hostile, machine, now)
         elif kind < 40 and todo:
-            todo += _acted(random, machine, todo.pop(0), now)
+            todo += _acted(random, machine, todo.pop(0), now, up)
         else:
             todo += machine.message(_received(hostile.service_message()), now)
         for action in todo:
@@ -304,11 +311,11 @@ def fuzz_global(random: Random) -> None:
                 encode(action.message if isinstance(action, Send) else (action.sender, action.value))
         assert sum(isinstance(action, Connect) for action in todo) <= 5000
     while todo:
-        todo += _acted(random, machine, todo.pop(0), now, ok=False)
+        todo += _acted(random, machine, todo.pop(0), now, up, ok=False)
     for node in list(up):
         todo += _gone(machine, monitors, node, up, now)
     while todo:
-        todo += _acted(random, machine, todo.pop(0), now, ok=False)
+        todo += _acted(random, machine, todo.pop(0), now, up, ok=False)
     assert machine.synced == [], machine.synced
     assert not machine._connecting
     for reference, pid in list(monitors.watched.items()):
@@ -349,13 +356,13 @@ def _gone(machine: GlobalNameServer, monitors: _Monitors, node: Atom, up: dict[A
 
 
 def _acted(
-    random: Random, machine: GlobalNameServer, action: Action, now: float, ok: bool | None = None
+    random: Random, machine: GlobalNameServer, action: Action, now: float, up: dict[Atom, int], ok: bool | None = None
 ) -> list[Action]:
     """What comes of an action; `ok` None: whatever."""
     succeeds = bool(random.randrange(2)) if ok is None else ok
     match action:
         case Connect(node):
-            return machine.connected(node, succeeds, now)
+            return machine.connected(node, node in up, now)
         case Call(_, _, call_id) | RemoteCall(call_id=call_id):
             if succeeds:
                 return machine.call_answered(call_id, random.choice((True, False, a.ok, [], (a.none,))), now)

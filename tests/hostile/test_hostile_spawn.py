@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from hostile_terms import nested
 from support_hostile import VICTIM, Attacker, Victim
 
 from beamnode import Atom, Pid, a
@@ -96,6 +97,30 @@ def test_options_of_junk(victim: Victim, options: Any) -> None:
 def test_functions_and_arguments_that_do_not_fit(victim: Victim, function: Any, arguments: Any) -> None:
     with victim.attack() as attacker:
         ask(attacker, function, (a.monitor,), arguments)
+        attacker.answers()
+    victim.check()
+
+
+@pytest.mark.parametrize("depth", [1000, *range(1015, 1024)])
+def test_arguments_that_are_too_deep_for_the_reason_they_become_part_of(victim: Victim, depth: int) -> None:
+    with victim.attack() as attacker:
+        for function in ((a.gone, a.gone, 1), (a.victim, a.add, 1)):
+            ask(attacker, function, (a.monitor, a.link), (nested(depth, 1),))
+        ask(attacker, (a.erpc, a.execute_call, 4), (a.monitor,), (1, 2, 3, nested(depth, 1 << 100_000)))
+        assert attacker.answers()
+    victim.check()
+
+
+@pytest.mark.parametrize("reason", [nested(1020, 1), 1 << 100_000, bytes(1_000_000)], ids=["deep", "huge", "long"])
+def test_exit_reasons_that_cannot_be_printed(victim: Victim, reason: Any) -> None:
+    """To every process there is: the services, and those that the attacker has made."""
+    with victim.attack() as attacker:
+        for _ in range(3):
+            ask(attacker, options=(a.monitor,))
+        assert attacker.answers()
+        for number in range(1, 40):
+            to = Pid(Atom(VICTIM), number, 0, attacker.victim_creation)
+            attacker.control((26, attacker.pid(), to), reason)
         attacker.answers()
     victim.check()
 

@@ -77,15 +77,6 @@ def raise_value_error() -> None:
     raise ValueError("no such thing")
 
 
-ENDS = {  # what a process there does, and the reason that others see
-    "ok": None,
-    "exit(normal)": a.normal,
-    "exit(shutdown)": a.shutdown,
-    "exit({shutdown, [1, 2.5]})": (a.shutdown, [1, 2.5]),
-    "exit(self(), kill), timer:sleep(1000)": a.killed,
-}
-
-
 async def ended_with(monitored: Any) -> Any:
     """The reason of the DOWN message of that monitor."""
     _, reference, kind, _, reason = await expect(lambda message: message[0] is a.DOWN)

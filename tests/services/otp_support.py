@@ -336,7 +336,7 @@ class Cluster:
 
 
 class Clusters:
-    """Clusters that a module uses by turns, each started when it is first asked for. At the end, their logs are read."""
+    """Clusters that a module uses by turns, started when first asked for; their logs are read at the end."""
 
     def __init__(self) -> None:
         self._clusters: dict[tuple[int, ...], Cluster] = {}
@@ -350,7 +350,7 @@ class Clusters:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._stack:
             for cluster in self._clusters.values():
                 cluster.logs_are_clean()

@@ -41,6 +41,7 @@ from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, Pe
 log = logging.getLogger("beamnode.connection")
 
 FAILURES_KEPT_MAX = 256  # reasons of failed connects that `failure` can tell
+DYNAMIC_HOSTS_MAX = 256  # whose peers get a name again that was given there before
 DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
 
 # What the other side is to have even when this node stops while it connects.
@@ -420,6 +421,8 @@ class Network:
     def _return_dynamic_name(self, node: Atom, creation: int, flags: int) -> None:
         if flags & Flag.NAME_ME:
             host = node.name.partition("@")[2]
+            if host not in self._dynamic_names and len(self._dynamic_names) >= DYNAMIC_HOSTS_MAX:
+                del self._dynamic_names[next(iter(self._dynamic_names))]
             self._dynamic_names.setdefault(host, []).append((node.name, max((creation + 1) & 0xFFFFFFFF, 4)))
 
     def _note_failure(self, node: Atom, cause: BeamnodeError) -> None:

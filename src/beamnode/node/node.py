@@ -18,7 +18,7 @@ from beamnode.core.node_monitors import Subscription
 from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.etf.shown import shown
+from beamnode.etf.terms import on_one_line
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
@@ -531,7 +531,8 @@ class Node:
         if process is None:
             return
         if found is None:
-            log.warning("refused %s to %s: it is not exposed", shown(request.mfa), node)
+            call = on_one_line(f"{request.module}:{request.function}/{request.arity}")
+            log.warning("refused %s to %s: it is not exposed", call, node)
             runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
             return
         function, args = found

@@ -9,6 +9,7 @@ from typing import Any
 
 from beamnode.errors import EncodeError, ProcessExit
 from beamnode.etf import Atom, a, encode
+from beamnode.etf.shown import shown
 
 STACK_FRAMES_MAX = 20  # innermost ones, as erlang's backtrace_depth limits its own
 
@@ -43,7 +44,7 @@ def sendable(reason: Any) -> Any:
     try:
         encode(reason)
     except EncodeError:
-        return (a.unencodable_reason, repr(reason).encode("utf-8", "replace")[:1000])
+        return (a.unencodable_reason, shown(reason).encode("utf-8", "replace"))
     return reason
 
 

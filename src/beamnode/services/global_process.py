@@ -112,7 +112,8 @@ class GlobalProcess:
             case (a.DOWN, Reference() as reference, _, _, _) if reference in self._calls:
                 return machine.call_failed(self._calls.pop(reference), now)
             case (kind, node, ok) if kind is _CONNECTED:
-                return machine.connected(node, ok, now)
+                # What came up and is gone again has no `nodedown` that the machine would believe.
+                return machine.connected(node, ok and self._node.connection_id(node) is not None, now)
             case (kind, call_id, outcome) if kind is _RETURNED:
                 if outcome is None:
                     return machine.call_failed(call_id, now)
