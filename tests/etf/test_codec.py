@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +15,7 @@ from etf_terms import all_terms, exact
 from hypothesis import given, settings
 
 from beamnode.errors import DecodeError, EncodeError, LimitExceeded
-from beamnode.etf import Atom, Fun, ImproperList, LocalTerm, Pid, TermLimitExceeded, a, codec, implementation
+from beamnode.etf import Atom, Fun, ImproperList, LocalTerm, Pid, TermLimitExceeded, a, codec, implementation, terms
 from beamnode.limits import DEFAULT_LIMITS
 
 # Hypothesis writes out every strategy inside a strategy, at length.
@@ -240,3 +243,28 @@ def test_a_big_binary_is_copied_once() -> None:
         tracemalloc.stop()
         assert term[1] == payload
         assert peak < size * 1.1
+
+
+def test_threads_that_make_the_same_atoms_get_the_same_objects() -> None:
+    names = [f"made_at_once_{number}" for number in range(20_000)]
+    barrier = threading.Barrier(4)
+
+    def make() -> list[Atom]:
+        barrier.wait()
+        return [Atom(name) for name in names]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            made = [future.result() for future in [pool.submit(make) for _ in range(4)]]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(len({id(atom) for atom in same}) == 1 for same in zip(*made, strict=True))
+
+
+def test_an_atom_that_nobody_uses_is_forgotten() -> None:
+    count = len(terms._interned)
+    Atom("nobody_keeps_this_one")
+    gc.collect()
+    assert len(terms._interned) <= count

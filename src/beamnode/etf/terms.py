@@ -14,12 +14,18 @@ encoded as the same atom when a program makes one.
 
 from __future__ import annotations
 
+from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary removes with
 from typing import Any, Final, Self
-from weakref import WeakValueDictionary
+from weakref import KeyedRef
 
 # Atoms are interned, as in the BEAM, so that equality is identity and hashing is free. The table holds values, no state
 # of any node, and forgets what nobody uses: a peer cannot fill it. (ARCHITECTURE.md, "Module-level state".)
-_interned: Final[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+# No WeakValueDictionary: its `setdefault` may let two threads make the same atom twice; that of a dict may not.
+_interned: Final[dict[str, KeyedRef[str, Any]]] = {}
+
+
+def _forget(reference: KeyedRef[str, Any]) -> None:
+    _remove_dead_weakref(_interned, reference.key)
 
 
 class Atom:
@@ -34,15 +40,24 @@ class Atom:
     _external: bytes  # the encoder's: the atom's bytes, once it has made them
 
     def __new__(cls, name: str) -> Self:
-        found: Self | None = _interned.get(name)
+        known = _interned.get(name)
+        found: Self | None = None if known is None else known()
         if found is not None:
             return found
         if not isinstance(name, str):
             raise TypeError(f"an atom is made of a str, not of {type(name).__name__}")
         atom = super().__new__(cls)
         object.__setattr__(atom, "name", str(name))
-        kept: Self = _interned.setdefault(atom.name, atom)
-        return kept
+        return atom._interned_as_first()
+
+    def _interned_as_first(self) -> Self:
+        """This atom, or the one of the same name that another thread has made meanwhile."""
+        reference = KeyedRef(self, _forget, self.name)
+        while True:
+            first: Self | None = _interned.setdefault(self.name, reference)()
+            if first is not None:
+                return first
+            _remove_dead_weakref(_interned, self.name)
 
     def __setattr__(self, _name: str, _value: object) -> None:
         raise AttributeError("an atom cannot be changed")
