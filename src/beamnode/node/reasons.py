@@ -44,8 +44,15 @@ def sendable(reason: Any) -> Any:
     try:
         encode(reason)
     except EncodeError:
-        return (a.unencodable_reason, shown(reason).encode("utf-8", "replace"))
+        return (a.unencodable_reason, _words(reason).encode("utf-8", "replace")[:1000])
     return reason
+
+
+def _words(reason: Any) -> str:
+    try:
+        return repr(reason)
+    except (RecursionError, ValueError):  # of a peer: too deep, or an integer of too many digits
+        return shown(reason)
 
 
 def _text(error: BaseException) -> bytes:
