@@ -79,12 +79,19 @@ class Runtime:
         outgoing, self.signals.outgoing = self.signals.outgoing, []
         for node, record in outgoing:
             try:
-                self._transmit(node, record)
-            except EncodeError:
-                # Only reasons can be anything here: messages and arguments are encoded in the call that sends them.
-                assert isinstance(record, control.Exit | control.Exit2 | control.MonitorPExit)
-                record.reason = sendable(record.reason)
-                self._transmit(node, record)
+                self._transmit_any(node, record)
+            except Exception:  # one that fails must not take the others with it
+                log.exception("a %s for %s is lost: an error of this library", type(record).__name__, node)
+
+    def _transmit_any(self, node: Atom, record: control.Record) -> None:
+        """Only reasons can be what has no term: messages and arguments are encoded in the call that sends them."""
+        try:
+            self._transmit(node, record)
+        except EncodeError:
+            if not isinstance(record, control.Exit | control.Exit2 | control.MonitorPExit):
+                raise
+            record.reason = sendable(record.reason)
+            self._transmit(node, record)
 
     def _flush_ended(self) -> None:
         ended, self.signals.ended = self.signals.ended, []

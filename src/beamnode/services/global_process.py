@@ -7,7 +7,7 @@ import logging
 import random
 from typing import Any, Final
 
-from beamnode.errors import BeamnodeError, EncodeError, ProcessExit
+from beamnode.errors import BeamnodeError, EncodeError, NodeNameError, ProcessExit
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
 from beamnode.etf.shown import shown
 from beamnode.node import Node, demonitor, exit, monitor, receive, send, spawn
@@ -93,7 +93,13 @@ class GlobalProcess:
             await self._node.disconnect(node)
 
     def _is_up(self, node: Atom, connection_id: Any) -> bool:
-        return type(connection_id) is int and self._node.connection_id(node) == connection_id
+        return type(connection_id) is int and self._connection_id(node) == connection_id
+
+    def _connection_id(self, node: Atom) -> int | None:
+        try:
+            return self._node.connection_id(node)
+        except NodeNameError:  # what peers speak of need not be a name
+            return None
 
     def _on_message(self, message: Any, now: float) -> list[Action]:
         machine = self._machine
@@ -113,7 +119,7 @@ class GlobalProcess:
                 return machine.call_failed(self._calls.pop(reference), now)
             case (kind, node, ok) if kind is _CONNECTED:
                 # What came up and is gone again has no `nodedown` that the machine would believe.
-                return machine.connected(node, ok and self._node.connection_id(node) is not None, now)
+                return machine.connected(node, ok and self._connection_id(node) is not None, now)
             case (kind, call_id, outcome) if kind is _RETURNED:
                 if outcome is None:
                     return machine.call_failed(call_id, now)
@@ -134,7 +140,8 @@ class GlobalProcess:
             case Connect(node):
                 spawn(self._connect, node)
             case Disconnect(node):
-                await self._node.disconnect(node)
+                if self._connection_id(node) is not None:
+                    await self._node.disconnect(node)
             case Exit(pid, reason):
                 exit(pid, reason)
             case Log(level, text):
@@ -142,7 +149,7 @@ class GlobalProcess:
 
     def _is_connected(self, to: Pid | tuple[Atom, Atom]) -> bool:
         node = to.node if isinstance(to, Pid) else to[1]
-        return self._node.own_name(node) or node in self._node.list("connected")
+        return node is self._node.name or self._connection_id(node) is not None
 
     async def _connect(self, node: Atom) -> None:
         """In a process of its own: connecting takes time."""
