@@ -152,3 +152,11 @@ class ProcessExit(BeamnodeError):
         except (RecursionError, ValueError):
             return f"<{type(self.reason).__name__}>"
         return text if len(text) <= 1000 else f"{text[:1000]}..."
+
+
+class Throw(Exception):
+    """Raise it in a function that a peer calls, to throw `value` to the caller (Erlang's class `throw`)."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value

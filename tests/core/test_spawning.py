@@ -264,7 +264,7 @@ def test_two_requests_under_one_reference_leave_no_garbage(signals: Signals, spa
         {a.link: True},
         (),
         (a.link, True),
-        (a.monitor, []),
+        (a.monitor, a.x),
         (a.foo, a.bar),
         (a.priority,),
         (a.priority, 1, 2),

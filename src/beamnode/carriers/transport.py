@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Sequence
 from typing import cast
 
@@ -54,6 +55,11 @@ class TransportStream(asyncio.BufferedProtocol):
     @property
     def is_closing(self) -> bool:
         return self._closing or self._transport is None or self._transport.is_closing()
+
+    @property
+    def raw_socket(self) -> socket.socket | None:
+        """The socket, for its options (`carriers.options`); asyncio gives a view of it that cannot do more."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
 
     def write(self, chunks: Sequence[Chunk]) -> None:
         transport = self._transport

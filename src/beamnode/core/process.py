@@ -134,6 +134,8 @@ class Process:
     __slots__ = (
         "aliases",
         "body",
+        "ends_unwatched",
+        "ends_unwatched",
         "exit_reason",
         "group_leader",
         "initial_call",
@@ -165,6 +167,7 @@ class Process:
         self.exit_reason: Any = NOTHING
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
         self.body: Any = None  # the driver's
+        self.ends_unwatched = False  # it works for its watchers: without one it is killed
 
     @property
     def alive(self) -> bool:

@@ -29,6 +29,7 @@ from beamnode.wire import control
 Target = Pid | Atom | tuple[Atom, Atom]
 
 UNDEFINED = a.undefined
+USER = a.user
 
 
 class _Ties:
@@ -90,6 +91,13 @@ class Signals:
 
     def registered(self) -> list[Atom]:
         return list(self._names)
+
+    def leader_of(self, process: Process) -> Pid:
+        """Its group leader. One that was given none has whoever is registered as `user`, else itself."""
+        if process.group_leader is not None:
+            return process.group_leader
+        user = self._names.get(USER)
+        return process.pid if user is None else user.pid
 
     def is_local(self, pid: Pid) -> bool:
         return pid.node is self.node
@@ -288,6 +296,7 @@ class Signals:
             return
         if entry.watched is not None:
             entry.watched.watchers.pop(reference, None)
+            self._check_watched(entry.watched)
 
     def _find(self, target: Pid | Atom) -> Process | None:
         return self.lookup(target) if isinstance(target, Pid) else self._names.get(target)
@@ -322,11 +331,21 @@ class Signals:
             return
         self._add_remote_watcher(process, record.ref, Watcher(record.sender, record.target))
 
+    def end_unwatched(self, process: Process) -> None:
+        """From now on `process` ends with `killed` as soon as nobody monitors it (any more)."""
+        process.ends_unwatched = True
+        self._check_watched(process)
+
+    def _check_watched(self, process: Process) -> None:
+        if process.ends_unwatched and not process.watchers and process.alive:
+            self.end(process, a.killed)
+
     def _on_demonitor(self, node: Atom, record: control.DemonitorP) -> None:
         self._demand_between(node, record.sender, record.target)
         process = self._ties_if_any(node).watchers.pop(record.ref, None)
         if process is not None:
             process.watchers.pop(record.ref, None)
+            self._check_watched(process)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
         self._demand_between(node, record.sender, record.to)
@@ -496,11 +515,14 @@ class Signals:
         # First untie everything, then tell: who dies of being told must not have anything left to send to `node`.
         for reference, process in ties.watchers.items():
             process.watchers.pop(reference, None)
+        unwatched = list(ties.watchers.values())
         monitors = [(process, ref, process.monitors.pop(ref, None)) for ref, process in ties.monitors.items()]
         links = [(process, remote, process.links.pop(remote, None)) for (_, remote), process in ties.links.items()]
         for process, remote, link in links:
             if link is not None and link.active and process.alive:
                 self._link_broken(process, remote, a.noconnection)
+        for process in unwatched:
+            self._check_watched(process)
         for process, reference, monitor in monitors:
             if monitor is not None and process.alive:
                 self._down_message(process, reference, monitor, a.noconnection)

@@ -78,7 +78,7 @@ class Spawning:
         """
         process.check_alive()
         reference = self._signals.identities.next_reference()
-        leader = process.group_leader or process.pid
+        leader = self._signals.leader_of(process)
         record = control.SpawnRequest(reference, process.pid, leader, module, function, len(args), options, args)
         self._pending[reference] = Pending(process, node, _ties_asked_for(options), waiter)
         return record
@@ -177,7 +177,7 @@ class Spawning:
 
 def _ties_asked_for(options: list[Any]) -> int:
     link = control.SPAWN_LINKED if a.link in options else 0
-    return link | control.SPAWN_MONITORED if a.monitor in options else link
+    return link | control.SPAWN_MONITORED if any(map(_is_monitor, options)) else link
 
 
 def _wanted(options: list[Any]) -> _Wanted | None:
@@ -186,12 +186,32 @@ def _wanted(options: list[Any]) -> _Wanted | None:
     for option in options:
         if option is a.link:
             wanted.ties |= control.SPAWN_LINKED
-        elif option is a.monitor:
+        elif _is_monitor(option):
             wanted.ties |= control.SPAWN_MONITORED
         elif type(option) is not tuple or len(option) != 2 or type(option[0]) is not Atom:
             return None
         elif option[0] is a.name and type(option[1]) is Atom and option[1] is not UNDEFINED:
             wanted.name = option[1]
-        elif option[0] not in TUNING:
+        elif not _is_tuning(*option):
             return None
     return wanted
+
+
+def _is_monitor(option: Any) -> bool:
+    """`monitor`, or `{monitor, Options}`, whose options are the business of who asks."""
+    return option is a.monitor or (
+        type(option) is tuple and len(option) == 2 and option[0] is a.monitor and type(option[1]) is list
+    )
+
+
+def _is_tuning(name: Atom, value: Any) -> bool:
+    """Whether OTP would take it; it carries values of its own kinds, and answers `badopt` to any other."""
+    if name is a.priority:
+        return value in (a.low, a.normal, a.high, a.max)
+    if name is a.max_heap_size and isinstance(value, dict):
+        return True
+    if name is a.message_queue_data:
+        return value in (a.on_heap, a.off_heap)
+    if name is a.async_dist:
+        return isinstance(value, bool)
+    return name in TUNING and type(value) is int and value >= 0

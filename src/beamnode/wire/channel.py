@@ -326,9 +326,13 @@ class Channel:
     def handle_deadline(self, now: float) -> None:
         """Queue a tick if one is due: write `data_to_send`. Raises NetTickTimeout when the peer was silent too long."""
         if self.ticker.handle_deadline(now):
-            self._gathered += TICK
-            self.ticker.packets_out += 1
-            self.ticker.bytes_out += LENGTH_BYTES
+            self.tick()
+
+    def tick(self) -> None:
+        """Queue a tick that is not due, but shall be seen: write `data_to_send`."""
+        self._gathered += TICK
+        self.ticker.packets_out += 1
+        self.ticker.bytes_out += LENGTH_BYTES
 
     def set_ticktime(self, net_ticktime: float, net_tickintensity: int, now: float) -> None:
         """Change the tick time of a live connection (see `Ticker.set_ticktime`)."""
