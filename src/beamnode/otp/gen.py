@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from beamnode.errors import ProcessExit
+from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
-from beamnode.node import demonitor, monitor, receive, self, send
+from beamnode.node import current_body, demonitor, monitor, receive, self, send, whereis
 
 CALL: Final = Atom("$gen_call")  # labels; named here because only a dotted name can stand in a `match`
 CAST: Final = Atom("$gen_cast")
+SYSTEM: Final = a.system
 
-Server = Pid | Atom | str | tuple[Atom | str, Atom | str]
+Server: TypeAlias = Pid | Atom | str | tuple[Atom | str, Atom | str]
+"""Who is called: a pid, a name on this node, or `(name, node)`."""
+
+From: TypeAlias = tuple[Pid, Any]
+"""Who calls, and the tag that its reply must carry."""
+
+_DOWN: Final = a.DOWN
+_ALIAS: Final = a.alias
+_ALIAS_LIST: Final = (_ALIAS,)
+_NO_DISTRIBUTED_NAMES: Final = (
+    "{!r} does not name a server: names of `global` and `via` modules are not supported yet; "
+    "use a pid, a name of this node, or (name, node)"
+)
 
 
 def request(server: Server, label: Atom, request: Any) -> Reference:
     """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN."""
+    check_name(server)
     reference = monitor(server, alias="reply_demonitor")
-    send(server, (label, (self(), ImproperList((a.alias,), reference)), request))
+    send(server, (label, (self(), ImproperList(_ALIAS_LIST, reference)), request))
     return reference
 
 
 async def call(server: Server, label: Atom, question: Any, timeout: float | None) -> Any:
     """Ask `question` and wait for the reply, at most `timeout` seconds.
 
-    Errors: ProcessExit with the reason of a server that is not there (`noproc`), cannot be reached (`noconnection`) or
-    ends meanwhile; TimeoutError, after which a late reply is dropped.
+    Errors: ProcessExit with the reason of a server that is not there (`noproc`), cannot be reached (`noconnection`),
+    ends meanwhile, or is the caller itself (`calling_self`); TimeoutError, after which a late reply is dropped.
     """
-    reference = request(server, label, question)
-    tag = ImproperList((a.alias,), reference)
+    check_not_self(server)
+    return await response(request(server, label, question), timeout)
 
-    def answers(message: Any) -> bool:
-        return isinstance(message, tuple) and (
-            (len(message) == 2 and message[0] == tag)
-            or (len(message) == 5 and message[1] == reference and message[0] is a.DOWN)
-        )
 
+async def response(reference: Reference, timeout: float | None) -> Any:
+    """Wait for the reply to a `request`, which is over afterwards. Errors: as `call`."""
     try:
-        message = await receive(answers, timeout=timeout)
-    finally:
-        demonitor(reference, flush=True)
+        message = await receive(lambda got: is_answer(got, reference), timeout=timeout)
+    except BaseException:
+        abandon(reference)
+        raise
+    demonitor(reference, flush=True)
+    return opened(message)
+
+
+async def await_response(reference: Reference, timeout: float | None) -> Any:
+    """As `response`, but after a TimeoutError the request goes on, and may be waited for again."""
+    message = await receive(lambda got: is_answer(got, reference), timeout=timeout)
+    demonitor(reference, flush=True)
+    return opened(message)
+
+
+def is_answer(message: Any, reference: Reference) -> bool:
+    """Whether a message is the reply to the `request` that gave `reference`, or tells of the server's end."""
+    if type(message) is not tuple:
+        return False
+    if len(message) == 2:
+        tag = message[0]
+        return type(tag) is ImproperList and tag.tail == reference and tuple(tag.elements) == _ALIAS_LIST
+    return len(message) == 5 and message[0] is _DOWN and message[1] == reference
+
+
+def opened(message: Any) -> Any:
+    """The reply in a message that `is_answer`. Errors: ProcessExit with the reason of the server."""
     if len(message) == 5:
         raise ProcessExit(message[4])
     return message[1]
+
+
+def abandon(reference: Reference) -> None:
+    """Nobody waits for the reply to a `request` any more: it is dropped, also when it is there already."""
+    demonitor(reference, flush=True)
+    body = current_body()
+    body.runtime.on_loop(body.process.mailbox.remove, lambda got: is_answer(got, reference))
 
 
 def reply(sender: Any, answer: Any) -> None:
@@ -51,11 +93,40 @@ def reply(sender: Any, answer: Any) -> None:
     send(_reply_to(pid, tag), (tag, answer))
 
 
+def alias_of(tag: Any) -> Reference | None:
+    """The alias in the tag of a From, `[alias|Ref]` or `[[alias|Ref]|_]`; None in every other tag."""
+    if type(tag) is ImproperList:
+        elements: Any = tag.elements
+    elif type(tag) is list and tag:
+        elements = tag
+    else:
+        return None
+    first = elements[0]
+    if first is _ALIAS and len(elements) == 1 and type(tag) is ImproperList:
+        return tag.tail if type(tag.tail) is Reference else None
+    if type(first) is ImproperList and tuple(first.elements) == _ALIAS_LIST and type(first.tail) is Reference:
+        return first.tail
+    return None
+
+
 def _reply_to(pid: Pid, tag: Any) -> Pid | Reference:
-    """`[alias|Ref]` and `[[alias|Ref]|_]` name the alias; every other tag means the pid."""
-    match tag:
-        case ImproperList(elements=(a.alias,), tail=Reference() as reference):
-            return reference
-        case ImproperList(elements=(ImproperList(elements=(a.alias,), tail=Reference() as reference),)):
-            return reference
-    return pid
+    return alias_of(tag) or pid
+
+
+def check_name(server: Any) -> None:
+    """Refuse the names that OTP has and this library does not, yet. Errors: UsageError."""
+    if isinstance(server, tuple) and (len(server) != 2 or (str(server[0]) == "global" and "@" not in str(server[1]))):
+        raise UsageError(_NO_DISTRIBUTED_NAMES.format(server))
+
+
+def check_not_self(server: Server) -> None:
+    """Who calls itself waits for ever. Errors: ProcessExit with `calling_self`."""
+    own = self()
+    if isinstance(server, tuple):
+        check_name(server)
+        name, node = server
+        target = whereis(name) if str(node) == str(own.node) else None
+    else:
+        target = server if isinstance(server, Pid) else whereis(server)
+    if target == own:
+        raise ProcessExit(a.calling_self)

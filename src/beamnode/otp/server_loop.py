@@ -1,0 +1,274 @@
+"""The loop of a server: takes messages, calls handlers, ends as they say. Source: gen_server.erl (`loop`, `terminate`).
+
+A message costs no task and no turn of the event loop of its own: what is in the mailbox is handled in one go, but for
+handlers that wait, and for the turns that `receive` gives to others now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NoReturn
+
+from beamnode.errors import NameTakenError, ProcessExit, UsageError
+from beamnode.etf import Atom, Pid, a
+from beamnode.etf.shown import shown
+from beamnode.node import current_body, process_info, reason_of, receive, register, self, unregister, whereis
+from beamnode.otp import gen, proc_lib
+from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
+from beamnode.otp.sys import Ordered, System
+from beamnode.otp.worker import Worker
+
+log = logging.getLogger("beamnode.gen_server")
+
+_OWN_FOLDER: Final = str(Path(__file__).parent)
+_NO_MESSAGE: Final = object()
+
+
+class AlreadyStarted(NameTakenError):
+    """The name of a new server belongs to a process already: `pid`."""
+
+    def __init__(self, text: str, pid: Pid) -> None:
+        super().__init__(text)
+        self.pid = pid
+
+
+async def start(
+    cls: type[Handlers], args: tuple[Any, ...], name: Atom | str | None, timeout: float | None, *, link: bool
+) -> Pid:
+    """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
+    if name is not None and not isinstance(name, Atom | str):
+        raise UsageError(
+            f"a server is registered under an Atom or a str, not {name!r}: "
+            "names of `global` and `via` modules are not supported yet"
+        )
+    result = await proc_lib.start(_enter, cls, args, name, self() if link else None, link=link, timeout=timeout)
+    if isinstance(result, Exception):
+        raise result
+    pid: Pid = result
+    return pid
+
+
+async def enter_loop(server: Handlers, parent: Pid | None = None, then: Then = None) -> None:
+    """Make the current process a server, whose `init` is behind it; returns or raises at its end."""
+    await _Loop(server, parent).serve(then)
+
+
+async def _enter(
+    acknowledge: Callable[[Any], None],
+    cls: type[Handlers],
+    args: tuple[Any, ...],
+    name: Atom | str | None,
+    parent: Pid | None,
+) -> None:
+    if name is not None:
+        try:
+            register(name, self())
+        except NameTakenError:
+            pid = whereis(name)
+            assert pid is not None
+            acknowledge(AlreadyStarted(f"{name} is registered already, to {pid!r}: that server is running", pid))
+            return
+    await _Loop(cls(), parent).start(acknowledge, args, name)
+
+
+class _Loop:
+    """What runs one server, in its process."""
+
+    def __init__(self, server: Handlers, parent: Pid | None) -> None:
+        self._server = server
+        self._parent = parent
+        self._process = current_body().process
+        self._system = System(server, parent)
+        self._timeout: float | None = None
+        self._last: Any = _NO_MESSAGE  # for the log
+        self._worker = Worker(f"beamnode {self._process.pid!r}") if server.handlers_block else None
+
+    async def start(self, acknowledge: Callable[[Any], None], args: tuple[Any, ...], name: Atom | str | None) -> None:
+        """Run `init`, say what came of it, and serve."""
+        try:
+            then = await self._call(self._server.init, *args)
+            if then is Ignore or isinstance(then, Ignore):
+                raise then
+            self._check(then)
+        except Ignore:
+            self._close()
+            if name is not None:
+                unregister(name)
+            acknowledge(Ignore(f"{self._server.module_name()} chose not to start"))
+            return
+        except Stop as stop:
+            self._close()
+            raise ProcessExit(stop.reason) from None
+        except BaseException:
+            self._close()
+            raise
+        acknowledge(self._process.pid)
+        await self.serve(then)
+
+    async def serve(self, then: Then) -> None:
+        """Handle messages until the end; raises what the process ends with."""
+        try:
+            await self._go_on(then)
+            while True:
+                timeout, self._timeout = self._timeout, None
+                try:
+                    message = await receive(timeout=timeout)
+                except TimeoutError:
+                    message = a.timeout
+                self._last = message
+                await self._handle(message, timeout)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._process.alive or task is None or task.cancelling():
+                raise
+            await self._end(error)  # of something that the handler waited for
+        except Exception as error:
+            await self._end(error)
+        finally:
+            self._close()
+
+    async def _handle(self, message: Any, timeout: float | None) -> None:
+        size = len(message) if type(message) is tuple else 0
+        label = message[0] if size else None
+        if label is gen.CALL and size == 3 and _is_from(message[1]):
+            if self._system.debugging:
+                self._system.note_in(message)
+            await self._on_call(message[2], message[1])
+        elif label is gen.CAST and size == 2:
+            if self._system.debugging:
+                self._system.note_in(message)
+            await self._go_on(await self._call(self._server.handle_cast, message[1]))
+        elif label is gen.SYSTEM and size == 3 and _is_from(message[1]):
+            self._timeout = timeout  # it does not count as a message of the server
+            await self._system.handle(message)
+        elif label is a.EXIT and size == 3 and self._parent is not None and message[1] == self._parent:
+            raise Ordered(message[2])
+        else:
+            if self._system.debugging:
+                self._system.note_in(message)
+            await self._go_on(await self._call(self._server.handle_info, message))
+
+    async def _on_call(self, request: Any, sender: gen.From) -> None:
+        try:
+            answer = await self._call(self._server.handle_call, request, sender)
+            if isinstance(answer, Stop):
+                raise answer
+        except Stop as stop:
+            if stop.reply is not NO_REPLY:
+                self._reply(sender, stop.reply)
+            raise
+        then: Any = None
+        if isinstance(answer, Reply):
+            answer, then = answer.value, answer.then
+        elif isinstance(answer, Continue | Timeout):
+            answer, then = NO_REPLY, answer
+        if answer is not NO_REPLY:
+            self._reply(sender, answer)
+        if then is not None:
+            await self._go_on(then)
+
+    def _reply(self, sender: gen.From, answer: Any) -> None:
+        gen.reply(sender, answer)
+        if self._system.debugging:
+            self._system.note_out(answer, sender[0])
+
+    async def _go_on(self, then: Any) -> None:
+        """What a handler returned, `handle_call` excepted."""
+        while isinstance(then, Continue):
+            then = await self._call(self._server.handle_continue, then.argument)
+        if then is None:
+            return
+        if isinstance(then, Timeout):
+            self._timeout = then.seconds
+        else:
+            self._check(then)
+
+    def _check(self, then: Any) -> None:
+        """Errors: Stop; UsageError for what only `handle_call` may return."""
+        if isinstance(then, Stop):
+            raise then
+        if not (then is None or isinstance(then, Continue | Timeout) or then is a.hibernate or then is NO_REPLY):
+            raise UsageError(
+                f"a handler of {self._server.module_name()} returned {shown(then)}: "
+                "all but handle_call return nothing, a Continue or a Timeout; the state is in the attributes"
+            )
+
+    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+        if self._worker is None or inspect.iscoroutinefunction(handler):
+            result = handler(*args)
+        else:
+            result = self._worker.run(handler, args)
+        while hasattr(type(result), "__await__"):
+            result = await result
+        return result
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, error: BaseException) -> NoReturn:
+        """Clean up, log what is no orderly end, and raise what the process ends with."""
+        if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
+            raise ProcessExit(self._process.exit_reason) from None
+        reason = _reason(error)
+        try:
+            await self._call(self._server.terminate, reason)
+        except Exception as failure:
+            error, reason = failure, _reason(failure)
+        if not _is_orderly(reason):
+            self._log(error, reason)
+        raise ProcessExit(reason) from None
+
+    def _log(self, error: BaseException, reason: Any) -> None:
+        """One message for all there is to say: a log reads best when what belongs together stays together."""
+        info = process_info() or {}
+        name = info.get("registered_name")
+        who = f"{self._server.module_name()} {self._process.pid!r}{'' if name is None else f' ({name})'}"
+        lines = [f"{who} has ended: {shown(reason) if isinstance(error, Stop | ProcessExit) else repr(error)}"]
+        if not isinstance(error, Stop | Ordered):
+            lines.append("".join(traceback.format_exception(error)).rstrip())
+        if self._last is not _NO_MESSAGE:
+            lines.append(f"Last message: {shown(self._last)}")
+        lines.append(f"State: {self._shown_state()}")
+        log.error("%s", "\n".join(lines))
+
+    def _shown_state(self) -> str:
+        try:
+            state = self._server.get_state()
+            if isinstance(state, dict):
+                return ", ".join(f"{key}={shown(value)}" for key, value in list(state.items())[:20]) or "(empty)"
+            return shown(state)
+        except Exception as error:
+            return f"(get_state failed: {error!r})"
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+def _is_from(sender: Any) -> bool:
+    return type(sender) is tuple and len(sender) == 2 and type(sender[0]) is Pid
+
+
+def _reason(error: BaseException) -> Any:
+    """What a server ends with; the stack of an exception begins in its own code, not in this file."""
+    if isinstance(error, Stop):
+        return error.reason
+    return reason_of(error.with_traceback(_after_own(error.__traceback__)))
+
+
+def _after_own(trace: TracebackType | None) -> TracebackType | None:
+    outer = trace
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+        trace = trace.tb_next
+    return outer if trace is None else trace
+
+
+def _is_orderly(reason: Any) -> bool:
+    return reason in (a.normal, a.shutdown) or (
+        isinstance(reason, tuple) and len(reason) == 2 and reason[0] is a.shutdown
+    )
