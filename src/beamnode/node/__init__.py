@@ -4,9 +4,11 @@ What the floors above use of it is named here.
 """
 
 from beamnode.core.process import AliasKind
-from beamnode.node.current import current_body
+from beamnode.node.blocking import blocking_body
+from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
+from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
 from beamnode.node.functions import (
     Timer,
     alias,
@@ -32,26 +34,36 @@ from beamnode.node.functions import (
     whereis,
 )
 from beamnode.node.node import Node, NodeOptions, Service
+from beamnode.node.reasons import reason_of, stack_of
+from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
     "AliasKind",
+    "Asked",
+    "Callee",
     "Discovery",
     "Epmd",
     "FixedPort",
     "Node",
     "NodeOptions",
+    "Policy",
+    "PolicyHook",
+    "RaisedElsewhere",
     "Service",
     "StaticPorts",
     "Timer",
     "Unlisted",
     "alias",
+    "blocking_body",
     "current_body",
+    "current_body_or_none",
     "demonitor",
     "exit",
     "group_leader",
     "link",
     "monitor",
     "process_info",
+    "reason_of",
     "receive",
     "receive_blocking",
     "register",
@@ -61,6 +73,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "stack_of",
     "trap_exit",
     "unalias",
     "unlink",

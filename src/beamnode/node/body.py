@@ -14,7 +14,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from beamnode.core.process import NOTHING, Match, Process
 from beamnode.errors import NotAliveError, ProcessExit, UsageError
@@ -32,12 +32,19 @@ log = logging.getLogger("beamnode.process")
 MESSAGES_PER_TURN = 500
 
 
+class Output(Protocol):
+    """What a process has printed and not sent yet; the floor of the services makes it."""
+
+    def flush(self) -> None: ...
+
+
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime = runtime
         self.process = process
+        self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
 
     @abstractmethod
@@ -60,6 +67,8 @@ class Body(ABC):
 
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
+        if self.output is not None:
+            self.output.flush()  # before anybody learns of the end
         if error is None:
             reason: Any = a.normal
         elif isinstance(error, asyncio.CancelledError):
@@ -253,6 +262,26 @@ class ThreadBody(Body):
                     raise TimeoutError(f"no message within {timeout} s") from None
                 return message
             message, waiter, _ = runtime.on_loop(self._take_or_wait, match, timeout, False)
+        return message
+
+    async def receive_on_loop(self, match: Match | None, timeout: float | None) -> Any:
+        """`receive` for a coroutine that the thread waits for, and that acts in its name."""
+        message, waiter, deadline = self._take_or_wait(match, timeout, True)
+        while waiter is not None:
+            left = None if deadline is None else max(deadline - self.runtime.loop.time(), 0)
+            try:
+                async with asyncio.timeout(left):
+                    await asyncio.wrap_future(waiter)
+            except TimeoutError:
+                message = self._give_up(match)
+                if message is NOTHING:
+                    raise TimeoutError(f"no message within {timeout} s") from None
+                return message
+            except BaseException:
+                self.process.waiting = False
+                self._waiter = None
+                raise
+            message, waiter, _ = self._take_or_wait(match, timeout, False)
         return message
 
     def _take_or_wait(

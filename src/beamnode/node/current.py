@@ -22,6 +22,12 @@ def current_body() -> Body:
     body = current.get()
     if body is None:
         raise NotAliveError(
-            "no process is current here: call this inside `async with Node(...)`, or in a function that was spawned"
+            "no process is current here: call this inside `async with Node(...)`, in a function that was spawned, "
+            "or in a thread inside `with node.process():`"
         )
     return body
+
+
+def current_body_or_none() -> Body | None:
+    """The body of the current process, if there is one."""
+    return current.get()

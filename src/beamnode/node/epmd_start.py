@@ -33,7 +33,10 @@ async def epmd_answers(port: int = DEFAULT_PORT) -> bool:
         except NoEpmd:
             continue
         except TimeoutError:
-            raise EpmdError(f"what listens at {address} port {port} does not answer as an epmd does") from None
+            raise EpmdError(
+                f"what listens at {address} port {port} does not answer as an epmd does: end that program, or have all "
+                "nodes use another port for epmd (environment variable ERL_EPMD_PORT)"
+            ) from None
         return True
     return False
 

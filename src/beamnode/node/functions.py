@@ -53,8 +53,11 @@ def receive(match: Match | None = None, *, timeout: float | None = None) -> Coro
     process that is a thread use `beamnode.sync.receive`, which has the same arguments and blocks.
     """
     body = current_body()
-    if isinstance(body, LoopBody) and body.runtime.on_its_loop():
-        return body.receive(match, timeout)
+    if body.runtime.on_its_loop():
+        if isinstance(body, LoopBody):
+            return body.receive(match, timeout)
+        if isinstance(body, ThreadBody):
+            return body.receive_on_loop(match, timeout)
     raise UsageError("this code runs in a thread: use beamnode.sync.receive, which blocks, instead of awaiting")
 
 
@@ -69,7 +72,12 @@ def receive_blocking(match: Match | None = None, *, timeout: float | None = None
             "this process runs on the event loop: use `await receive(...)`, blocking would stop every process"
         )
     assert isinstance(body, LoopBody)
-    return asyncio.run_coroutine_threadsafe(body.receive(match, timeout), runtime.loop).result()
+    waiting = asyncio.run_coroutine_threadsafe(body.receive(match, timeout), runtime.loop)
+    try:
+        return waiting.result()
+    except BaseException:
+        waiting.cancel()  # Ctrl-C: the process does not wait any more
+        raise
 
 
 def spawn(function: Callable[..., Any], *args: Any) -> Pid:
@@ -213,7 +221,7 @@ def group_leader(leader: Pid | None = None, pid: Pid | None = None) -> Pid:
     def act(runtime: Runtime, process: Process) -> Pid:
         if leader is not None:
             runtime.set_group_leader(leader, process.pid if pid is None else pid)
-        return process.group_leader or process.pid
+        return runtime.signals.leader_of(process)
 
     found: Pid = _act(act)
     return found
@@ -224,7 +232,7 @@ def process_info(pid: Pid | None = None) -> dict[str, Any] | None:
 
     def act(runtime: Runtime, process: Process) -> dict[str, Any] | None:
         wanted = process if pid is None else runtime.signals.lookup(pid)
-        return None if wanted is None else _info(wanted)
+        return None if wanted is None else _info(wanted, runtime.signals.leader_of(wanted))
 
     info: dict[str, Any] | None = _act(act)
     return info
@@ -307,7 +315,7 @@ def _check_pid(pid: Any) -> None:
         raise UsageError(f"a pid is needed here, not {pid!r}: whereis(name) tells the pid of a name")
 
 
-def _info(process: Process) -> dict[str, Any]:
+def _info(process: Process, leader: Pid) -> dict[str, Any]:
     return {
         "registered_name": process.name,
         "initial_call": process.initial_call,
@@ -317,6 +325,6 @@ def _info(process: Process) -> dict[str, Any]:
         "monitors": [monitor.down_object() for monitor in process.monitors.values()],
         "monitored_by": [watcher.pid for watcher in process.watchers.values()],
         "trap_exit": process.trap_exit,
-        "group_leader": process.group_leader or process.pid,
+        "group_leader": leader,
         "parent": process.parent,
     }

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.carriers.base import Carrier, Listener, Stream
+from beamnode.carriers.options import Value
+from beamnode.carriers.options import set as set_options
 from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, NodesKind, TakeOver, Verdict, Want
 from beamnode.errors import (
     BeamnodeError,
@@ -33,6 +35,7 @@ from beamnode.limits import Limits
 from beamnode.node.epmd_discovery import Discovery, random_creation
 from beamnode.node.runtime import Runtime
 from beamnode.node.session import Session
+from beamnode.node.ticktime import NetTicktime
 from beamnode.wire import control
 from beamnode.wire.channel import Channel
 from beamnode.wire.flags import DEFAULT, Flag
@@ -102,6 +105,9 @@ class Network:
         self._accepting: dict[Session, None] = {}  # accepted, not up (yet), stream still there; the oldest first
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
+        self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
+        self.socket_options: dict[str, Value] = {}  # of connections to come
+        self.allowed: list[Atom] = []  # nobody said so yet: every node that has the cookie
         self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
 
     def join(self, runtime: Runtime, creation: int) -> None:
@@ -147,6 +153,23 @@ class Network:
     def failure(self, node: Atom) -> BeamnodeError | None:
         """Why the last attempt to connect to `node` failed; None when it did not."""
         return self._failures.get(node)
+
+    def session(self, node: Atom) -> Session | None:
+        """The session of a node that is up."""
+        session: Session | None = self.connections.channels.get(node)
+        return session
+
+    def _up_sessions(self) -> list[Session]:
+        return list(self.connections.channels.values())
+
+    def set_new_options(self, session: Session) -> None:
+        """What was said of connections to come, for one that has come."""
+        connected = session.raw_socket
+        if self.socket_options and connected is not None:
+            try:
+                set_options(connected, self.socket_options)
+            except NetworkError as error:
+                log.warning("%r: %s", session, error)
 
     def monitor(self, node: Atom) -> None:
         """Somebody watches `node`: connect, or tell at once that it is down."""
@@ -207,6 +230,8 @@ class Network:
             alive, _, host = node.name.partition("@")
             if not alive or not host:
                 raise NodeNotFound(f"{node.name!r} is not a node name: it must be name@host")
+            if not self.is_allowed(node):
+                raise NetworkError(f"cannot connect to {node}: it is none of the nodes that are allowed here")
             async with asyncio.timeout(timeout):
                 address, port = await self._discovery.resolve(alive, host)
             await self._carrier.dial(address, port, session.attach, timeout=timeout)
@@ -217,6 +242,13 @@ class Network:
         except Exception as error:
             log.exception("dialling %s failed in an unforeseen way", on_one_line(node.name))
             session.end(NetworkError(f"cannot connect to {node}: {error!r}"))
+
+    def is_allowed(self, node: Atom) -> bool:
+        """Whether `allowed` has the node, its host (`"host"`) or its name (`"name@"`), if it has anything."""
+        if not self.allowed:
+            return True
+        alive, _, host = node.name.partition("@")
+        return any(allowed.name in (node.name, host, f"{alive}@") for allowed in self.allowed)
 
     def initiator(self, node: Atom, now: float) -> Initiator:
         """The handshake machine of a stream that was dialled."""
@@ -281,6 +313,10 @@ class Network:
         hidden = not peer.flags & Flag.PUBLISHED
         name, creation = self._new_dynamic_name(peer.name) if peer.dynamic else (peer.name, 0)
         node = Atom(name)
+        if not self.is_allowed(node):
+            log.warning("refused %s: it is none of the nodes that are allowed here", name)
+            machine.refuse(Refusal.NOT_ALLOWED)
+            raise NetworkError(f"refused {name}: it is none of the nodes that are allowed here")
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
@@ -328,8 +364,8 @@ class Network:
         options = self.options
         return Channel(
             flags,
-            net_ticktime=options.net_ticktime,
-            net_tickintensity=options.net_tickintensity,
+            net_ticktime=self.ticktime.seconds,
+            net_tickintensity=self.ticktime.intensity,
             now=now,
             strings=options.strings,
             limits=self.limits,
@@ -438,6 +474,7 @@ class Network:
         """End every connection and attempt; what was sent still goes out, each step within `timeout` seconds."""
         await self._let_messages_out(timeout)
         self.open = False
+        self.ticktime.cancel()
         sessions = list(self._sessions)
         for session in sessions:
             session.end(NetworkError("this node is stopping"), a.net_kernel_terminated)

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, overload
 
 from beamnode.carriers.base import Carrier, Listener
 from beamnode.carriers.tcp import Tcp
@@ -16,19 +17,30 @@ from beamnode.core.connections import AutoConnect, NodesKind
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import Subscription
 from beamnode.core.process import Process
+from beamnode.core.spawning import TUNING
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.etf.terms import on_one_line
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, Registration
-from beamnode.node.exposed import Exposed, remote_call
+from beamnode.node.exposed import (
+    Asked,
+    ByValueRefused,
+    Callee,
+    Exposed,
+    Policy,
+    PolicyHook,
+    Run,
+    by_value_refused,
+    remote_call,
+)
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
 from beamnode.node.runtime import Runtime, to_atom
+from beamnode.node.workers import Workers
 from beamnode.wire.control import SpawnRequest
 
 log = logging.getLogger("beamnode.node")
@@ -40,6 +52,7 @@ Name = Atom | str
 Options = list[Any]  # of a spawn, as terms; named here because `list` is a method below
 Call = tuple[Atom, Atom, list[Any]]
 Result = TypeVar("Result")
+Target = TypeVar("Target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,9 @@ class NodeOptions(TypedDict, total=False):
     net_setuptime: float
     strings: bool
     limits: Limits
+    policy: Policy | PolicyHook | str
+    call_threads: int | None
+    call_processes: int | None
 
 
 class Node:
@@ -81,6 +97,10 @@ class Node:
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
+    - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
+      cookie is trusted, as by `iex`), or a function of the call (`node`, `module`, `function`, `args`) that gives one.
+    - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
+      the CPUs).
 
     Use it as `async with Node(...) as node:`, whose body is a process of the node, or `start` and `stop` it.
     """
@@ -99,6 +119,9 @@ class Node:
         net_setuptime: float = 7.0,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        policy: Policy | PolicyHook | str = Policy.EXPOSED,
+        call_threads: int | None = None,
+        call_processes: int | None = None,
         services: Sequence[Service] = (),
     ) -> None:
         self._parsed = NodeName.parse(name)
@@ -117,7 +140,8 @@ class Node:
             net_setuptime=_positive("net_setuptime", net_setuptime),
             strings=strings,
         )
-        self._exposed = Exposed(self._name)
+        self._exposed = Exposed(self._name, policy)
+        self._workers = Workers(call_threads, call_processes)
         self._identities: Identities | None = None
         self._runtime: Runtime | None = None
         self._network: Network | None = None
@@ -143,6 +167,11 @@ class Node:
         """Whether it is started."""
         return self._up() is not None
 
+    @property
+    def runtime(self) -> Runtime:
+        """What runs its processes; for this floor only."""
+        return self._required_runtime()
+
     def own_name(self, node: Name) -> bool:
         """Whether `node` is this node's name."""
         return _completed(node) is self._name
@@ -158,7 +187,14 @@ class Node:
 
     @property
     def net_ticktime(self) -> float:
-        return self._options.net_ticktime
+        """The time in seconds, also while it changes to that (`set_net_ticktime`)."""
+        network = self._up()
+        return self._options.net_ticktime if network is None else network.ticktime.time / 1000
+
+    @property
+    def network(self) -> Network:
+        """What is between it and other nodes; for the floors above. Errors: NotAliveError."""
+        return self._required_network()
 
     @property
     def creation(self) -> int:
@@ -274,6 +310,7 @@ class Node:
                 steps.push_async_callback(network.close, STOP_SECONDS)
                 if listener is not None:
                     steps.push_async_callback(listener.close)
+            self._workers.close()
             log.info("node %s has stopped", self._name)
             return True
 
@@ -306,13 +343,7 @@ class Node:
         killed = block.take_stop()
         reason = block.process.exit_reason
         block.finish(None if killed else error)
-        try:
-            await self._end_processes()
-        finally:
-            try:
-                await self.stop()
-            finally:
-                await self._end_processes()  # what peers started meanwhile
+        await self.shut_down()
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             raise ProcessExit(reason) from None
 
@@ -383,7 +414,8 @@ class Node:
 
     def monitor(self, node: Name, flag: bool = True) -> None:
         """The current process gets `(a.nodedown, node)` when the connection with `node` is lost or cannot be made."""
-        atom, process = self._checked_name(node), self._own_process()
+        connected = self.connection_id(node) is not None  # perhaps a C node, whose names are not of our kind
+        atom, process = _completed(node) if connected else self._checked_name(node), self._own_process()
         self._required_runtime().on_loop(self._monitor, process, atom, flag)
 
     def _monitor(self, process: Process, node: Atom, flag: bool) -> None:
@@ -456,39 +488,77 @@ class Node:
         """`spawn`, monitored by the current process from the start."""
         return await self._spawn(self._own_process(), node, function, args, [a.monitor])
 
+    async def spawn_opt(
+        self, node: Name, function: Callable[..., Any] | Name, *args: Any, options: Sequence[Any] = ()
+    ) -> Pid | tuple[Pid, Reference]:
+        """`spawn` with options as terms: `a.link`, `a.monitor`, `(a.priority, a.high)`, `(a.max_heap_size, words)`, ...
+
+        With `a.monitor` the result is `(pid, reference)`. Errors: SpawnError with `badopt` for what is no option there.
+        """
+        if any(type(option) is tuple and option[:1] == (a.monitor,) for option in options):
+            raise UsageError("the monitor of a spawn has no options here: give a.monitor")
+        parent = self._own_process() if a.link in options or a.monitor in options else self._sender()
+        pid, reference = await self._spawn(parent, node, function, args, [*options])
+        return (pid, reference) if a.monitor in options else pid
+
     async def run_process(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
         """Run `await function(*args)` in a process of its own, and give back its result, or raise its exception."""
-        outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        return await self._required_runtime().run_process(function, *args)
 
-        async def body() -> None:
-            try:
-                result = await function(*args)
-            except BaseException as error:
-                if not outcome.done():
-                    outcome.set_exception(ProcessExit(a.killed) if isinstance(error, asyncio.CancelledError) else error)
-                return
-            if not outcome.done():
-                outcome.set_result(result)
-
-        runtime = self._required_runtime()
-
-        def ended(_task: asyncio.Task[Any]) -> None:
-            if not outcome.done():  # it was ended before its first step
-                outcome.set_exception(ProcessExit(process.exit_reason))
-
-        process = runtime.spawn(body, (), parent=None)
-        process.body.task.add_done_callback(ended)
+    def find_exposed(self, asked: Asked) -> Callee | None:
+        """What a peer's call asks for; None, and logged, when the policy refuses it or there is no such thing."""
         try:
-            return await outcome
+            return self._exposed.resolve(asked)
+        except ByValueRefused:
+            return None
+
+    async def run_exposed(self, callee: Callee) -> Any:
+        """Run it where it belongs, on the loop or in a pool, as part of the current process."""
+        return await self._workers.run(callee)
+
+    def serve_builtin(self, module: str, name: str, arity: int, function: Callable[..., Any]) -> None:
+        """Let calls and spawns of `module:name/arity` run `function`: for services, whose own policy it then is."""
+        self._exposed.builtin(Atom(module), Atom(name), arity, function)
+
+    def end_unwatched(self) -> None:
+        """The current process works for whoever monitors it: when nobody does any more, it ends with `killed`."""
+        self._required_runtime().signals.end_unwatched(self._own_process())
+
+    async def shut_down(self) -> None:
+        """End every process, then `stop`: what leaving `async with` does."""
+        if self._runtime is None:
+            return
+        try:
+            await self._end_processes()
         finally:
-            runtime.end(process, a.kill)
+            try:
+                await self.stop()
+            finally:
+                await self._end_processes()  # what peers started meanwhile
+
+    @overload
+    def expose(
+        self, target: Target, *, module: Name | None = None, name: Name | None = None, run: Run = None
+    ) -> Target: ...
+
+    @overload
+    def expose(
+        self, target: None = None, *, module: Name | None = None, name: Name | None = None, run: Run = None
+    ) -> Callable[[Target], Target]: ...
 
     def expose(
-        self, function: Callable[..., Any], *, module: Name | None = None, name: Name | None = None
-    ) -> Callable[..., Any]:
-        """Let peers start `function` as `module:name` (default: its import path). It is also a decorator."""
-        self._exposed.expose(function, module, name)
-        return function
+        self, target: Any = None, *, module: Name | None = None, name: Name | None = None, run: Run = None
+    ) -> Any:
+        """Let peers call a function, the public functions of a module, or the public methods of an object.
+
+        `module` and `name` are what peers call it (default: its import path). An `async def` runs on the event loop, a
+        `def` in a thread; with `run="process"` in another OS process, which does not share anything with this one. Also
+        a decorator: `@node.expose`, `@node.expose(module="Elixir.Demo")`.
+        """
+        if target is None:
+            return partial(self.expose, module=module, name=name, run=run)
+        self._exposed.expose(target, module, name, run)
+        return target
 
     async def _spawn(
         self,
@@ -506,19 +576,31 @@ class Node:
         else:
             call = _checked_call(function, args)
             if atom is self._name:
-                found = self._exposed.find(call[0], call[1])
+                found = self.find_exposed(Asked(atom, *call))
                 if found is None:
                     raise SpawnError(f"{call[0]}:{call[1]} is not exposed on {atom}", a.undef)
-                return self._spawn_here(parent, found, tuple(call[2]), options)
+                return self._spawn_here(parent, *self._body_call(found), options)
         if self._up() is None:
             raise NotAliveError(f"{self._name} is stopped: it cannot spawn on {atom}")
-        return await self._required_runtime().spawn_remote(parent, atom, call, options)
+        try:
+            return await self._required_runtime().spawn_remote(parent, atom, call, options)
+        except SpawnError as error:
+            if error.reason is a.notsup and callable(function):
+                raise by_value_refused(atom, function) from error
+            raise
 
     def _spawn_here(
         self, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], options: Options
     ) -> tuple[Pid, Reference]:
         runtime = self._required_runtime()
-        pid = runtime.spawn(function, args, parent=parent, link=a.link in options).pid
+        named: Any = None
+        for option in options:
+            match option:
+                case (a.name, Atom() as named):
+                    pass
+                case _ if option not in (a.link, a.monitor) and not (type(option) is tuple and option[0] in TUNING):
+                    raise SpawnError(f"{option!r} is no option of a spawn", a.badopt)
+        pid = runtime.spawn(function, args, parent=parent, link=a.link in options, name=named).pid
         if a.monitor in options:
             return pid, runtime.signals.monitor(parent, pid)
         return pid, runtime.identities.next_reference()
@@ -526,21 +608,28 @@ class Node:
     def _spawn_requested(self, node: Atom, request: SpawnRequest) -> None:
         """A peer wants a process: it gets one, which dies at once with `undef` when there is no such function here."""
         runtime = self._required_runtime()
-        found = self._exposed.resolve(request)
+        try:
+            found = self._exposed.resolve_request(node, request)
+        except ByValueRefused:
+            runtime.spawning.refuse(request, a.notsup)
+            return
         process = runtime.spawning.accept(request)
         if process is None:
             return
         if found is None:
-            call = on_one_line(f"{request.module}:{request.function}/{request.arity}")
-            log.warning("refused %s to %s: it is not exposed", call, node)
             runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
             return
-        function, args = found
         try:
-            runtime.start_body(process, function, tuple(args))
+            runtime.start_body(process, *self._body_call(found))
         except RuntimeError as error:  # no more threads
             log.error("cannot run %s:%s for %s: %s", request.module, request.function, node, error)
             runtime.signals.end(process, a.system_limit)
+
+    def _body_call(self, callee: Callee) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What runs as the body of a process of its own."""
+        if callee.run is None:
+            return callee.function, tuple(callee.args)
+        return self._workers.run, (callee,)
 
     # --- Helpers ------------------------------------------------------------------------------------------------------
 

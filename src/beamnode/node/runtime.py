@@ -12,17 +12,18 @@ import concurrent.futures
 import inspect
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import NodeMonitors
 from beamnode.core.process import Process
 from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
-from beamnode.errors import EncodeError, NotAliveError, SpawnError, UsageError
+from beamnode.errors import EncodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import Body, CoroutineBody, ThreadBody
+from beamnode.node.current import current
 from beamnode.node.reasons import sendable
 from beamnode.wire import control
 
@@ -32,6 +33,7 @@ ATOM_CHARACTERS_MAX = 255
 LOOP_CHECK_SECONDS = 1.0  # how often a thread that waits for the loop looks whether there still is one
 LOOP_ENDED = "the event loop of this process's node has ended"
 
+Result = TypeVar("Result")
 SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
 
 
@@ -54,6 +56,7 @@ class Runtime:
         self._spawn_requested = spawn_requested
         self._thread = threading.get_ident()
         self._flushing = False
+        self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
 
     # --- Carrying out -------------------------------------------------------------------------------------------------
@@ -140,6 +143,16 @@ class Runtime:
                 raise NotAliveError(LOOP_ENDED)
         return done.result()
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have `function` called on the node's loop, from any thread, without waiting for it."""
+        if self.on_its_loop():
+            function()
+            return
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            raise NotAliveError(LOOP_ENDED) from None
+
     # --- Processes ----------------------------------------------------------------------------------------------------
 
     def spawn(
@@ -156,7 +169,7 @@ class Runtime:
             if inspect.iscoroutine(function):
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
-        leader = None if parent is None else parent.group_leader or parent.pid
+        leader = None if parent is None else parent.group_leader
         initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
         process = self.signals.spawn(
             group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
@@ -171,6 +184,37 @@ class Runtime:
             raise
         self.start_body(process, function, args)
         return process
+
+    async def run_process(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
+        """Run `await function(*args)` in a process of its own, and give back its result, or raise its exception.
+
+        It prints where the current process prints, if that is one of this node.
+        """
+        outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            try:
+                result = await function(*args)
+            except BaseException as error:
+                if not outcome.done():
+                    outcome.set_exception(ProcessExit(a.killed) if isinstance(error, asyncio.CancelledError) else error)
+                return
+            if not outcome.done():
+                outcome.set_result(result)
+
+        def ended(_task: asyncio.Task[Any]) -> None:
+            if not outcome.done():  # it was ended before its first step
+                outcome.set_exception(ProcessExit(process.exit_reason))
+
+        process = self.spawn(body, ())
+        caller = current.get()
+        if caller is not None and caller.runtime is self:
+            process.group_leader = caller.process.group_leader
+        process.body.task.add_done_callback(ended)
+        try:
+            return await outcome
+        finally:
+            self.end(process, a.kill)
 
     def start_body(self, process: Process, function: Callable[..., Any], args: tuple[Any, ...]) -> Body:
         if inspect.iscoroutinefunction(function):

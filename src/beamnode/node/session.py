@@ -27,6 +27,8 @@ from beamnode.wire.handshake import (
 )
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from beamnode.node.network import Network
 
 log = logging.getLogger("beamnode.connection")
@@ -74,6 +76,11 @@ class Session:
     def peer_address(self) -> tuple[str, int] | None:
         return None if self._stream is None else self._stream.peer_address
 
+    @property
+    def raw_socket(self) -> socket | None:
+        """What it goes over, for its options; None where the carrier has none."""
+        return getattr(self._stream, "raw_socket", None)
+
     def counters(self) -> tuple[int, int]:
         """Bytes received and sent since the handshake."""
         ticker = None if self._channel is None else self._channel.ticker
@@ -89,6 +96,7 @@ class Session:
             stream.abort()
             return self
         self.stage = Stage.HANDSHAKE
+        self.network.set_new_options(self)
         now = self._loop.time()
         self._machine = self.network.acceptor(now) if self.node is None else self.network.initiator(self.node, now)
         self._after_handshake_step()
@@ -261,6 +269,19 @@ class Session:
         if self.stage is Stage.UP:
             self._write()
         self._arm(machine.next_deadline())
+
+    def tick(self) -> None:
+        """Give the peer a sign of life now."""
+        if self._channel is not None and self.stage is Stage.UP:
+            self._channel.tick()
+            self._write()
+
+    def set_ticktime(self, net_ticktime: float, net_tickintensity: int) -> None:
+        """Wait that long (seconds) for signs of the peer from now on, and give it such as often as that asks for."""
+        if self._channel is not None and self.stage is Stage.UP:
+            self._channel.set_ticktime(net_ticktime, net_tickintensity, self._loop.time())
+            self._disarm()
+            self._arm(self._channel.next_deadline())
 
     # --- The end ------------------------------------------------------------------------------------------------------
 

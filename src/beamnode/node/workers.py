@@ -1,0 +1,173 @@
+"""Where exposed functions run: `async def` on the loop, `def` in a pool of threads or, asked for, of processes.
+
+Each node has pools of its own, made when they are first needed. The threads are daemons: a call that never returns does
+not keep Python from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from beamnode.errors import ProcessExit, Throw, UsageError
+from beamnode.node.exposed import Callee, import_path, loaded
+from beamnode.node.reasons import reason_of
+
+
+class RaisedElsewhere(ProcessExit):
+    """An exception in another OS process: what is left of it is the reason and the stack, as terms."""
+
+    def __init__(self, error: Any, stack: list[Any]) -> None:
+        super().__init__((error, stack))
+        self.error = error
+        self.stack = stack
+
+
+class Workers:
+    """The pools of one node. All calls come from its loop."""
+
+    def __init__(self, threads_max: int | None, processes_max: int | None) -> None:
+        self._threads_max = _at_least_one("call_threads", threads_max) or min(32, (os.cpu_count() or 1) + 4)
+        self._processes_max = _at_least_one("call_processes", processes_max)
+        self._threads: ThreadPool | None = None
+        self._processes: concurrent.futures.ProcessPoolExecutor | None = None
+
+    async def run(self, callee: Callee) -> Any:
+        """The result of a call, or its exception; as part of the current process.
+
+        Cancelled, an `async def` is cancelled; what waits for a thread or a process never starts; what runs in one is
+        left alone, and its result dropped.
+        """
+        if callee.run == "process":
+            return await self._in_process(callee)
+        if inspect.iscoroutinefunction(callee.function):
+            return await callee.function(*callee.args)
+        if self._threads is None or self._threads.loop is not asyncio.get_running_loop():
+            self._threads = ThreadPool(self._threads_max)
+        result = await self._threads.run(callee.function, callee.args)
+        return await result if inspect.isawaitable(result) else result  # of a wrapper around an async def
+
+    async def _in_process(self, callee: Callee) -> Any:
+        module, name = import_path(callee.function)
+        if loaded(module, name) is not callee.function:
+            raise UsageError(f"{module}.{name} is another function than the one that was exposed with run='process'")
+        if self._processes is None:
+            context = multiprocessing.get_context("spawn")  # a fork would take locks along that threads hold
+            self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _ignore_ctrl_c)
+        pool = self._processes
+        try:
+            kind, value = await asyncio.wrap_future(pool.submit(_call, callee.function, callee.args))
+        except BrokenProcessPool as error:
+            if self._processes is pool:
+                self._processes = None  # the next call gets a new one
+                pool.shutdown(wait=False)
+            raise RuntimeError(
+                f"the OS process that ran {module}.{name} has ended; a program that exposes functions with "
+                "run='process' needs `if __name__ == '__main__':` around what it does when it is started"
+            ) from error
+        if kind == "return":
+            return value
+        if kind == "throw":
+            raise Throw(value)
+        if kind == "exit":
+            raise ProcessExit(value)
+        raise RaisedElsewhere(*value)
+
+    def close(self) -> None:
+        """Let the pools end when what runs in them has; a later call makes new ones."""
+        threads, self._threads = self._threads, None
+        processes, self._processes = self._processes, None
+        if threads is not None:
+            threads.close()
+        if processes is not None:
+            processes.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _Work:
+    call: Callable[[], Any]
+    outcome: asyncio.Future[tuple[Any, BaseException | None]]
+
+
+class ThreadPool:
+    """At most so many daemon threads, started as they are needed. Its counters belong to the loop's thread."""
+
+    def __init__(self, threads_max: int) -> None:
+        self._max = threads_max
+        self._started = 0
+        self._unfinished = 0
+        self.loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+
+    async def run(self, function: Callable[..., Any], args: list[Any]) -> Any:
+        """The result of `function(*args)`, called in a copy of this context, or its exception."""
+        context = contextvars.copy_context()
+        work = _Work(lambda: context.run(function, *args), self.loop.create_future())
+        if self._started < min(self._max, self._unfinished + 1):
+            threading.Thread(target=self._serve, name=f"beamnode call {self._started + 1}", daemon=True).start()
+            self._started += 1
+        self._unfinished += 1
+        self._queue.put(work)
+        result, error = await work.outcome
+        if error is not None:
+            raise error
+        return result
+
+    def close(self) -> None:
+        """Every thread ends after what is queued; a pool that was closed is used no more."""
+        for _ in range(self._started):
+            self._queue.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            result, error = None, None
+            try:
+                if not work.outcome.cancelled():
+                    result = work.call()
+            except BaseException as raised:
+                error = raised
+            try:
+                self.loop.call_soon_threadsafe(self._finish, work, result, error)
+            except RuntimeError:
+                return  # the loop has ended
+            del work, result, error  # while it waits, it keeps nothing alive
+
+    def _finish(self, work: _Work, result: Any, error: BaseException | None) -> None:
+        self._unfinished -= 1
+        if not work.outcome.done():
+            work.outcome.set_result((result, error))
+
+
+def _call(function: Callable[..., Any], args: list[Any]) -> tuple[str, Any]:
+    """In the other OS process: the result or what was raised, as something that can be pickled."""
+    try:
+        return "return", function(*args)
+    except Throw as thrown:
+        return "throw", thrown.value
+    except ProcessExit as ended:
+        return "exit", ended.reason
+    except Exception as error:
+        trace = error.__traceback__
+        return "error", reason_of(error.with_traceback(None if trace is None else trace.tb_next))
+
+
+def _ignore_ctrl_c() -> None:
+    """Ctrl-C is for the program that has started this process, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _at_least_one(what: str, count: int | None) -> int | None:
+    if count is not None and count < 1:
+        raise UsageError(f"{what} must be at least 1, not {count!r}")
+    return count
