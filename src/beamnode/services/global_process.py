@@ -67,7 +67,7 @@ class GlobalProcess:
         """Watch the visible nodes, and serve."""
         self._node.monitor_nodes(True, connection_id=True)
         clock = asyncio.get_running_loop().time
-        self._node.expose(execute_call, module="erpc", name="execute_call")
+        self._node.serve_builtin("global", "resolve_it", 4, answer_resolve_it)
         await self._part()
         while True:
             deadline = self._machine.next_deadline()
@@ -177,24 +177,23 @@ class GlobalProcess:
         send(self._pid, (_RETURNED, action.call_id, outcome))
 
 
-async def execute_call(mark: Any, module: Any, function: Any, arguments: Any) -> None:
-    """What `rpc:call` and `erpc:call` start here, and all that they get: `global:resolve_it/4`.
+async def answer_resolve_it(method: Any, name: Any, pid1: Any, pid2: Any) -> Any:
+    """`global:resolve_it/4`, by rpc.
 
     Peers call it when two partitions have given a name to different processes, of which one is ours.
     """
-    match module, function, arguments:
-        case (Atom(name="global"), a.resolve_it, [method, name, Pid() as pid1, Pid() as pid2]):
-            result, actions = resolve_it(method, name, pid1, pid2)
-            for action in actions:
-                match action:
-                    case Exit(pid, reason):
-                        exit(pid, reason)
-                    case Send(to, message):
-                        send(to, message)
-                    case Log(level, text):
-                        log.log(_LEVELS[level], text)
-            raise ProcessExit((mark, Atom("return"), result))
-    raise ProcessExit((mark, a.error, a.undef, [(module, function, arguments, [])]))
+    if not (isinstance(pid1, Pid) and isinstance(pid2, Pid)):
+        raise ProcessExit(a.badarg)
+    result, actions = resolve_it(method, name, pid1, pid2)
+    for action in actions:
+        match action:
+            case Exit(pid, reason):
+                exit(pid, reason)
+            case Send(to, message):
+                send(to, message)
+            case Log(level, text):
+                log.log(_LEVELS[level], text)
+    return result
 
 
 def _send(to: Pid | tuple[Atom, Atom], message: Any) -> None:

@@ -1,14 +1,119 @@
-"""`rex`: tells visible peers what rpc features this node has. Source: rpc.erl, `features_request`; WIRE.md 2.2."""
+"""`rex`: what peers ask of it by message: features, calls of C nodes and `erl_call`, `block_call`, broadcasts.
+
+Source: rpc.erl, `handle_call`, `handle_cast`, `handle_info`; WIRE.md 2.2 and 2.3.
+"""
 
 from __future__ import annotations
 
-from beamnode.etf import Pid, a
-from beamnode.node import Node, receive, send
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from beamnode.etf import Atom, Pid, a
+from beamnode.etf.shown import shown
+from beamnode.node import Node, exit, group_leader, monitor, receive, send, spawn, spawn_monitor, whereis
+from beamnode.otp import gen
+from beamnode.services import cnode_output, erpc
+
+log = logging.getLogger("beamnode.rpc")
+
+Answer = Callable[[Any], None]
 
 
 async def run(node: Node) -> None:
-    """Answer `{Pid, features_request}`, for as long as the node is up."""
+    """Answer for as long as the node is up."""
+    rex = Rex(node)
     while True:
-        match await receive():
+        try:
+            rex.handle(await receive())
+        except Exception:  # a message of a peer must not end the service
+            log.exception("rex could not handle a message")
+
+
+class Rex:
+    """Calls run in processes of their own, so that none waits for another; but `block_call`s do, as in OTP."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._server = erpc.Server(node)
+        self._server.install()
+        self._blocked = asyncio.Lock()
+
+    def handle(self, message: Any) -> None:
+        """One message; never waits."""
+        match message:
             case (Pid() as asker, a.features_request):
-                send(asker, (a.features_reply, node.name, [a.erpc]))
+                send(asker, (a.features_reply, self._node.name, [a.erpc]))
+            case (gen.CALL, (Pid(), _) as sender, (a.call | a.block_call as kind, module, function, args, leader)):
+                spawn(self._answer_call, kind is a.block_call, sender, (module, function, args), leader)
+            case (gen.CAST, (a.cast, module, function, args, leader)):
+                _lead(leader, spawn(self._server.execute_cast, module, function, args))
+            case (Pid() as asker, (a.call, module, function, args, leader)):
+                spawn(self._answer_c_node, asker, (module, function, args), leader)
+            case (Pid() as asker, (a.sbcast, Atom() as name, message)):
+                answer = self._node.name if _pass_on(name, message) else (a.nonexisting_name, name)
+                send(asker, (a.rex, self._node.name, answer))
+            case (Pid() as asker, (a.send, Atom() as name, message)):  # whoever is called `name` answers
+                if not _pass_on(name, (asker, message)):
+                    send(asker, (a.rex, self._node.name, (a.nonexisting_name, name)))
+            case other:
+                log.info("rex got %s", shown(other))
+
+    async def _answer_call(self, block: bool, sender: Any, call: tuple[Any, Any, Any], leader: Any) -> None:
+        """`'$gen_call'` `{call, ...}` and `{block_call, ...}`: given up when the caller's process ends."""
+        client = sender[0]
+        monitor(client)
+
+        def answer(result: Any) -> None:
+            gen.reply(sender, result)
+
+        if not block:
+            await self._work(client, call, leader, answer)
+            return
+        async with self._blocked:
+            await self._work(client, call, leader, answer)
+
+    async def _answer_c_node(self, client: Pid, call: tuple[Any, Any, Any], leader: Any) -> None:
+        """Of C nodes, which have no monitors: given up when the connection is lost."""
+        if client.node is not self._node.name:
+            self._node.monitor(client.node)
+        if leader is a.send_stdout_to_caller:
+            output = spawn(cnode_output.run, client)
+            await self._work(client, call, output, lambda result: cnode_output.end(output, result))
+        else:
+            await self._work(client, call, leader, lambda result: _send_result(client, result))
+
+    async def _work(self, client: Pid, call: tuple[Any, Any, Any], leader: Any, answer: Answer) -> None:
+        """Run the call in a process, and answer; when the client is gone, end that process."""
+        outcome: list[Any] = []
+        worker, ended = spawn_monitor(self._call, outcome, client.node, *call)
+        _lead(leader, worker)
+        match await receive():
+            case (a.DOWN, reference, _, _, reason) if reference == ended:
+                answer(outcome[0] if outcome else (a.badrpc, (a.EXIT, reason)))
+            case _:
+                log.info("%s is given up: %s, which asked for it, is gone", shown(call), client.node)
+                exit(worker, a.kill)
+
+    async def _call(self, outcome: list[Any], asker: Atom, module: Any, function: Any, args: Any) -> None:
+        outcome.append(erpc.badrpc(await self._server.outcome(asker, module, function, args)))
+
+
+def _send_result(client: Pid, result: Any) -> None:
+    send(client, (a.rex, result))
+
+
+def _lead(leader: Any, pid: Pid) -> None:
+    """Where it prints: `leader`, a pid, or the name `user` for the terminal of this node."""
+    if isinstance(leader, Atom):
+        leader = whereis(leader)
+    if isinstance(leader, Pid):
+        group_leader(leader, pid)
+
+
+def _pass_on(name: Atom, message: Any) -> bool:
+    pid = whereis(name)
+    if pid is not None:
+        send(pid, message)
+    return pid is not None
