@@ -15,6 +15,7 @@ from beamnode.errors import (
     PeerError,
     ProcessExit,
     SpawnError,
+    Throw,
     UsageError,
 )
 from beamnode.etf import (
@@ -32,8 +33,10 @@ from beamnode.etf import (
 )
 from beamnode.limits import Limits
 from beamnode.node import (
+    Asked,
     Epmd,
     FixedPort,
+    Policy,
     StaticPorts,
     Timer,
     Unlisted,
@@ -58,14 +61,36 @@ from beamnode.node import (
     unregister,
     whereis,
 )
+from beamnode.otp.gen_server import (
+    NO_REPLY,
+    AlreadyStarted,
+    CallFailed,
+    Continue,
+    GenServer,
+    Ignore,
+    Reply,
+    StartFailed,
+    Stop,
+    Timeout,
+    blocking,
+)
+from beamnode.services import io_client as io
+from beamnode.services.net_control import ConnectionInfo
 from beamnode.services.node import Node
+from beamnode.services.remote_errors import RemoteCallError, RemoteError, RemoteExit, RemoteThrow, RpcFailed
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "NO_REPLY",
+    "AlreadyStarted",
+    "Asked",
     "Atom",
     "BeamnodeError",
     "BitString",
+    "CallFailed",
+    "ConnectionInfo",
+    "Continue",
     "CookieError",
     "DecodeError",
     "EncodeError",
@@ -74,6 +99,8 @@ __all__ = [
     "Export",
     "FixedPort",
     "Fun",
+    "GenServer",
+    "Ignore",
     "ImproperList",
     "Limits",
     "LocalTerm",
@@ -87,19 +114,32 @@ __all__ = [
     "NotAliveError",
     "PeerError",
     "Pid",
+    "Policy",
     "Port",
     "ProcessExit",
     "Reference",
+    "RemoteCallError",
+    "RemoteError",
+    "RemoteExit",
+    "RemoteThrow",
+    "Reply",
+    "RpcFailed",
     "SpawnError",
+    "StartFailed",
     "StaticPorts",
+    "Stop",
+    "Throw",
+    "Timeout",
     "Timer",
     "Unlisted",
     "UsageError",
     "a",
     "alias",
+    "blocking",
     "demonitor",
     "exit",
     "group_leader",
+    "io",
     "link",
     "monitor",
     "process_info",
