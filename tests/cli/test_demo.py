@@ -1,4 +1,4 @@
-"""`beamnode demo` runs to its end, and leaves nothing: where no Erlang is installed, and with Erlang alone."""
+"""`beamnode demo` runs to its end, and leaves nothing: where no Elixir is installed, and with iex."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from beamnode.testing.peers import find_otp
+
+END = "That was it. Every line was typed into a program, and every answer was its own.\n"
 
 
 def play(home: Path, path: str) -> str:
@@ -25,26 +27,30 @@ def play(home: Path, path: str) -> str:
     return done.stdout
 
 
-def test_without_erlang(home: Path) -> None:
+def test_two_shells(home: Path) -> None:
     output = play(home, "/nowhere")
     for line in (
-        "    [Atom('two@127.0.0.1')]",
-        "    Atom('pong')",
-        "two@127.0.0.1 | got b'from one' from Pid<one@127.0.0.1",
-        "b'from Python')",
-        "Atom('noconnection'))",
-        "(Atom('nodedown'), Atom('two@127.0.0.1'))",
-        "(Neither elixir nor erl is installed",
+        "    [Atom('test2@127.0.0.1')]",
+        "    printed here, by test2@127.0.0.1",
+        "    [Atom('test1@127.0.0.1')]",
+        "    <0.",
+        "    (Atom('nodedown'), Atom('test2@127.0.0.1'))",
+        "(iex is not installed",
     ):
         assert line in output
-    assert output.endswith("That was it: both sides were real, and nothing of it is canned.\n")
+    assert output.endswith(END)
     assert not (home / ".erlang.cookie").exists()
 
 
 @pytest.mark.otp
-def test_with_erlang(home: Path) -> None:
-    folder = Path(find_otp(25).command("erl")[-1]).parent  # the others run in a root of their own
+def test_with_iex(home: Path) -> None:
+    folder = Path(find_otp(25).command("iex")[-1]).parent  # the others run in a root of their own
     output = play(home, f"{folder}:/usr/bin:/bin")
-    assert "Neither elixir nor erl" not in output
-    assert "got " in output
-    assert output.endswith("nothing of it is canned.\n")
+    for line in (
+        "    printed here, by Elixir\n",
+        '    [:"test1@127.0.0.1"]\n',
+        "    1.4142135623730951\n",
+        "    (Atom('hello'), <1.",
+    ):
+        assert line in output
+    assert output.endswith(END)

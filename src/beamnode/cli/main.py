@@ -18,7 +18,15 @@ from beamnode.errors import BeamnodeError
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-COMMANDS = ("beamnode.cli.epmd", "beamnode.cli.names", "beamnode.cli.ping", "beamnode.cli.demo")
+COMMANDS = (
+    "beamnode.cli.shell",
+    "beamnode.cli.run",
+    "beamnode.cli.epmd",
+    "beamnode.cli.names",
+    "beamnode.cli.ping",
+    "beamnode.cli.rpc",
+    "beamnode.cli.demo",
+)
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT

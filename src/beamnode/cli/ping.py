@@ -48,7 +48,7 @@ async def _ping(target: str, cookie: str | None, timeout: float) -> tuple[str, s
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
     logging.getLogger("beamnode").propagate = False
     discovery = Unlisted(Epmd.from_environment())
-    async with Node(_own_name(target), cookie=cookie, hidden=True, discovery=discovery) as node:
+    async with Node(own_name(target, "ping"), cookie=cookie, hidden=True, discovery=discovery) as node:
         try:
             async with asyncio.timeout(timeout):
                 if await node.ping(target) is a.pong:
@@ -59,14 +59,14 @@ async def _ping(target: str, cookie: str | None, timeout: float) -> tuple[str, s
         return "pang", str(error) if error is not None else f"{target} is connected, but its net_kernel does not answer"
 
 
-def _own_name(target: str) -> str:
+def own_name(target: str, prefix: str) -> str:
     """A name of the target's domain, short or long, that no other node has."""
     import secrets
 
     from beamnode.errors import NodeNameError
     from beamnode.node.names import NodeName, full_host_name, short_host_name
 
-    alive = f"ping_{os.getpid()}_{secrets.token_hex(4)}"
+    alive = f"{prefix}_{os.getpid()}_{secrets.token_hex(4)}"
     if not NodeName.parse(target).long:
         return f"{alive}@{short_host_name()}"
     try:
