@@ -15,8 +15,11 @@ from beamnode.testing.peers import wait_for
 CONTRACT = Path(os.environ.get("BEAMNODE_CONTRACT") or Path(__file__).parents[2] / "shared" / "contract")
 
 
-@pytest.mark.parametrize(("program", "last_line"), [("a_session.py", "session ok")])
-def test_a_program_of_the_contract(program: str, last_line: str, home: Path, epmd_port: int) -> None:
+@pytest.mark.parametrize(
+    ("program", "last_line", "last_error"),
+    [("a_session.py", "session ok", ""), ("a_counter.py", "counter ok", "RuntimeError: boom")],  # a crash is logged
+)
+def test_a_program_of_the_contract(program: str, last_line: str, last_error: str, home: Path, epmd_port: int) -> None:
     file = CONTRACT / program
     assert file.is_file(), f"{file} is missing: set BEAMNODE_CONTRACT to the folder that has it"
     environment = {
@@ -29,7 +32,7 @@ def test_a_program_of_the_contract(program: str, last_line: str, home: Path, epm
     try:
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == last_line
-        assert done.stderr == ""
+        assert last_error in done.stderr.splitlines()[-4:] if last_error else done.stderr == ""
     finally:
         end_epmd(epmd_port)
 
