@@ -1,4 +1,4 @@
-"""The programs of the contract run unchanged. They lie beside the checkout, or where BEAMNODE_CONTRACT says."""
+"""The programs of the contract run unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from beamnode import Epmd
 from beamnode.testing.peers import wait_for
+from contract_programs import contract
 
-CONTRACT = Path(os.environ.get("BEAMNODE_CONTRACT") or Path(__file__).parents[2] / "shared" / "contract")
+CONTRACT = contract()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from beamnode.testing.peers import Epmd, Otp, wait_for
+from contract_programs import contract
 
-CONTRACT = Path(os.environ.get("BEAMNODE_CONTRACT") or Path(__file__).parents[2] / "shared" / "contract")
+CONTRACT = contract()
 
 pytestmark = pytest.mark.otp
 

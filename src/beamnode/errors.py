@@ -143,7 +143,7 @@ class ProcessExit(BeamnodeError):
         return f"process exit: {self._shown()}"
 
     def __repr__(self) -> str:
-        return f"ProcessExit({self._shown()})"
+        return f"{type(self).__name__}({self._shown()})"
 
     def _shown(self) -> str:
         """Peers send reasons that `repr` cannot do: an integer of too many digits, a thousand tuples in one another."""

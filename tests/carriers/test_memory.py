@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from contract import CarrierContract, Joined, Recorder, Site, until
 
 from beamnode.carriers.memory import MemoryNetwork, _LastWord
 from beamnode.errors import NetworkError, NodeNotFound, SetupTimeout
+from contract import CarrierContract, Joined, Recorder, Site, until
 
 
 def two_hosts(network: MemoryNetwork) -> Site:

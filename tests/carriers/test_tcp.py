@@ -8,13 +8,13 @@ import socket
 from typing import Any
 
 import pytest
-from contract import MIB, CarrierContract, Joined, Recorder, Site, until
 
 from beamnode.carriers import transport
 from beamnode.carriers.base import LINGER_SECONDS
 from beamnode.carriers.tcp import Tcp, Tcp6
 from beamnode.carriers.transport import format_address
 from beamnode.errors import NetworkError, NodeNotFound, SetupTimeout, UsageError
+from contract import MIB, CarrierContract, Joined, Recorder, Site, until
 
 
 def has_ipv6() -> bool:

@@ -705,3 +705,20 @@ def test_a_thread_whose_loop_has_ended_is_told(monkeypatch: pytest.MonkeyPatch) 
     while not errors and time.monotonic() < deadline:
         time.sleep(0.01)
     assert errors == ["the event loop of this process's node has ended"]
+
+
+def test_a_thread_that_cannot_be_started_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node():
+            trap_exit()
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", fail)
+                with pytest.raises(RuntimeError):
+                    spawn_link(print)
+            with pytest.raises(TimeoutError):  # no EXIT: the error was told
+                await receive(timeout=0.05)
+
+    play(main)

@@ -108,7 +108,7 @@ def test_compatible() -> None:
     short, other_short = NodeName.parse("c@one"), NodeName.parse("d@two")
     check_compatible(long, other_long)
     check_compatible(short, other_short)
-    with pytest.raises(NodeNameError, match=r"start that node with --name c@HOST.*or this node with --sname a$"):
+    with pytest.raises(NodeNameError, match=r"give that node the name c@HOST.*or this node the short name a "):
         check_compatible(long, short)
-    with pytest.raises(NodeNameError, match=r"start this node with --name c@HOST.*or that node with --sname a "):
+    with pytest.raises(NodeNameError, match=r"give this node the name c@HOST.*or that node the short name a "):
         check_compatible(short, long)

@@ -19,13 +19,18 @@ from beamnode import (
     SpawnError,
     StaticPorts,
     Unlisted,
+    UsageError,
     a,
     demonitor,
+    exit,
+    link,
     monitor,
     receive,
     register,
     self,
     send,
+    spawn,
+    trap_exit,
 )
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.carriers.tcp import Tcp, Tcp6
@@ -316,7 +321,10 @@ def test_names_that_cannot_be(name: str) -> None:
         async with cluster.node() as node:
             with pytest.raises(NodeNameError):
                 await node.connect(name)
-            if len(name) < 256:
+            if "@" not in name:
+                with pytest.raises(UsageError):
+                    send(("name", name), a.hello)
+            elif len(name) < 256:
                 send(("name", name), a.hello)  # as in Erlang: to nobody
                 await nothing_comes()
 
@@ -363,5 +371,52 @@ def test_a_name_without_a_host_means_this_host_everywhere() -> None:
             assert await node.disconnect("two") is False
             node.set_cookie("d", "two")
             assert (node.get_cookie("two"), node.get_cookie(f"two@{host}"), node.get_cookie("one")) == (a.d, a.d, a.c)
+
+    play(main)
+
+
+# --- While a connection is being made ---------------------------------------------------------------------------------
+
+
+def test_an_exit_without_a_term_does_not_harm_what_waits_with_it() -> None:
+    async def dies_linked(to: Any) -> None:
+        link(to)
+        exit(object())  # no term: it would fail to be sent
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as two:
+            register("here", self())
+            trap_exit()
+            target = self()
+            async with cluster.node() as one:
+                one_connects = asyncio.create_task(one.connect(two.name))
+                spawn(dies_linked, target)
+                await asyncio.sleep(0)
+                send(("here", two.name), a.later)
+                assert await asyncio.wait_for(one_connects, 10) is True
+                assert one.list() == [two.name]
+            assert await receive(lambda message: message is a.later, timeout=5) is a.later
+
+    play(main)
+
+
+def test_short_and_long_names_do_not_mix_by_a_message_either(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as long:
+            send(("x", "n9@short"), 1)
+            await until(lambda: isinstance(long.connect_error("n9@short"), NodeNameError), "it was not refused")
+            assert long.list("known") == [long.name]
+
+    play(main)
+    assert "n9@short is a short one" in caplog.text
+
+
+def test_a_node_without_its_host_is_told_at_once() -> None:
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node():
+            with pytest.raises(UsageError, match="lacks its host"):
+                send(("x", "n9"), 1)
+            with pytest.raises(UsageError, match="lacks its host"):
+                monitor(("x", "n9"))
 
     play(main)

@@ -107,7 +107,7 @@ def test_a_node_that_is_not_there() -> None:
             with pytest.raises(NodeNameError, match="lacks the part before the '@'"):
                 await node.connect(f"@{HOST}")
             with pytest.raises(
-                NodeNameError, match=r"has a long name, but other@host is a short one.*--name other@HOST"
+                NodeNameError, match=r"has a long name, but other@host is a short one.*the name other@HOST"
             ):
                 await node.connect("other@host")
 

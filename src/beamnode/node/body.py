@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("beamnode.process")
 
+LOOP_CHECK_SECONDS = 1.0  # how often a thread that waits for the loop looks whether there still is one
+LOOP_ENDED = "the event loop of this process's node has ended"
+
 # After so many messages taken without waiting a coroutine lets the others run: no await suspends while messages are
 # there.
 MESSAGES_PER_TURN = 500
@@ -253,10 +256,14 @@ class ThreadBody(Body):
         runtime = self.runtime
         message, waiter, deadline = runtime.on_loop(self._take_or_wait, match, timeout, True)
         while waiter is not None:
-            left = None if deadline is None else max(deadline - runtime.loop.time(), 0)
+            left = LOOP_CHECK_SECONDS if deadline is None else max(deadline - runtime.loop.time(), 0)
             try:
-                waiter.result(left)
+                waiter.result(min(left, LOOP_CHECK_SECONDS))
             except concurrent.futures.TimeoutError:
+                if runtime.loop.is_closed():
+                    raise NotAliveError(LOOP_ENDED) from None
+                if deadline is None or runtime.loop.time() < deadline:
+                    continue
                 message = runtime.on_loop(self._give_up, match)
                 if message is NOTHING:
                     raise TimeoutError(f"no message within {timeout} s") from None

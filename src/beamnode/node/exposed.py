@@ -184,12 +184,13 @@ class Exposed:
 
     def _resolve_python(self, asked: Asked) -> Callee | None:
         match asked.args:
-            case [Atom() as module, Atom() as name, list() as args, bytes() as proof, *by_value]:
+            case [Atom() as module, Atom() as name, list() as args, bytes() | str() as proof, *by_value]:
                 pass
             case _:
                 log.warning("refused %s to %s: malformed", asked, _plain(asked.node))
                 return None
-        if hmac.compare_digest(proof, proof_of(self._node, module.name, name.name)):
+        told = proof.encode() if isinstance(proof, str) else proof
+        if hmac.compare_digest(told, proof_of(self._node, module.name, name.name)):
             function = loaded(module.name, name.name)
             if function is not None:
                 return Callee(function, args)
@@ -341,7 +342,8 @@ def _callable_in(found: Any, name: str) -> Callable[..., Any] | None:
 
 def proof_of(node: Atom, module: str, name: str) -> bytes:
     """What only code in this Python process can know: that it wants `node` to run this function."""
-    return hmac.digest(_PROCESS_SECRET, repr((node.name, module, name)).encode(), hashlib.sha256)
+    digest = hmac.digest(_PROCESS_SECRET, repr((node.name, module, name)).encode(), hashlib.sha256)
+    return digest.hex().encode()  # text, which stays what it is with `strings`, too
 
 
 def _atom(name: str | Atom) -> Atom:

@@ -76,15 +76,15 @@ def check_compatible(this: NodeName, other: NodeName) -> None:
     other_is_long = is_long_host(other.host)
     if this.long and not other_is_long:
         raise NodeNameError(
-            f"this node, {this}, has a long name, but {other} is a short one: start that node with "
-            f"--name {other.alive}@HOST, HOST being its full host name or its address (erl: -name), "
-            f"or this node with --sname {this.alive}"
+            f"this node, {this}, has a long name, but {other} is a short one: give that node the name "
+            f"{other.alive}@HOST, HOST being its full host name or its address (erl: -name, iex: --name), "
+            f"or this node the short name {this.alive} (Node({this.alive!r}), --sname)"
         )
     if not this.long and other_is_long:
         raise NodeNameError(
-            f"this node, {this}, has a short name, but {other} is a long one: start this node with "
-            f"--name {this.alive}@HOST, HOST being its full host name or its address, "
-            f"or that node with --sname {other.alive} (erl: -sname)"
+            f"this node, {this}, has a short name, but {other} is a long one: give this node the name "
+            f"{this.alive}@HOST, HOST being its full host name or its address (Node('{this.alive}@HOST'), --name), "
+            f"or that node the short name {other.alive} (erl: -sname, iex: --sname)"
         )
 
 

@@ -22,8 +22,10 @@ from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, 
 from beamnode.errors import (
     BeamnodeError,
     CookieMismatch,
+    EncodeError,
     HandshakeError,
     NetworkError,
+    NodeNameError,
     NodeNotFound,
     PeerError,
     RefusedByPeer,
@@ -33,6 +35,8 @@ from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
 from beamnode.node.epmd_discovery import Discovery, random_creation
+from beamnode.node.names import NodeName, check_compatible, is_long_host
+from beamnode.node.reasons import sendable
 from beamnode.node.runtime import Runtime
 from beamnode.node.session import Session
 from beamnode.node.ticktime import NetTicktime
@@ -230,6 +234,7 @@ class Network:
             alive, _, host = node.name.partition("@")
             if not alive or not host:
                 raise NodeNotFound(f"{node.name!r} is not a node name: it must be name@host")
+            check_compatible(_named(self.node), _named(node))
             if not self.is_allowed(node):
                 raise NetworkError(f"cannot connect to {node}: it is none of the nodes that are allowed here")
             async with asyncio.timeout(timeout):
@@ -292,7 +297,7 @@ class Network:
             log.warning("%d handshakes at a time: closing the oldest, %r", len(self._accepting), oldest)
             oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
             oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
-            del self._accepting[oldest]
+            self._accepting.pop(oldest, None)
         return session.attach(stream)
 
     def acceptor(self, now: float) -> Acceptor:
@@ -392,7 +397,10 @@ class Network:
         self._failures.pop(session.node, None)
         log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
         for record in up.queue:
-            session.send(record)
+            try:
+                session.send(record)
+            except EncodeError as error:  # what waited has a term, but it may be too large for a frame
+                log.error("a %s for %s is lost: %s", type(record).__name__, session.node, error)
         for waiter in up.waiting:
             _settle(waiter, True)
         self.runtime.node_monitors.node_up(session.node, a.hidden if hidden else a.visible, up.connection.id)
@@ -506,6 +514,11 @@ class Network:
         return DEFAULT if self.options.hidden else DEFAULT | Flag.PUBLISHED
 
 
+def _named(node: Atom) -> NodeName:
+    alive, _, host = node.name.partition("@")
+    return NodeName(alive, host, is_long_host(host))
+
+
 def _snapshot(record: control.Record) -> control.Record:
     """`record` with a payload that cannot change while it waits. Errors: EncodeError."""
     if isinstance(record, control.Send | control.RegSend | control.AliasSend):
@@ -514,6 +527,8 @@ def _snapshot(record: control.Record) -> control.Record:
         return dataclasses.replace(record, args=decode(encode(record.args)), options=decode(encode(record.options)))
     if isinstance(record, control.Exit2):
         return dataclasses.replace(record, reason=decode(encode(record.reason)))
+    if isinstance(record, control.Exit | control.MonitorPExit):
+        return dataclasses.replace(record, reason=decode(encode(sendable(record.reason))))
     return record
 
 
@@ -527,7 +542,7 @@ def _log_failure(node: Atom, cause: BeamnodeError) -> None:
     level = logging.INFO
     if isinstance(cause, CookieMismatch):
         level = logging.ERROR
-    elif isinstance(cause, PeerError | SetupTimeout):
+    elif isinstance(cause, PeerError | SetupTimeout | NodeNameError):
         level = logging.WARNING
     log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
 

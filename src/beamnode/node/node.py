@@ -585,6 +585,9 @@ class Node:
         try:
             return await self._required_runtime().spawn_remote(parent, atom, call, options)
         except SpawnError as error:
+            why = self.connect_error(atom) if error.reason is a.noconnection else None
+            if why is not None:
+                raise SpawnError(f"{error}: {why}", error.reason) from error
             if error.reason is a.notsup and callable(function):
                 raise by_value_refused(atom, function) from error
             raise

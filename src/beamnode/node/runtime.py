@@ -22,7 +22,7 @@ from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
-from beamnode.node.body import Body, CoroutineBody, ThreadBody
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
 from beamnode.wire import control
@@ -30,8 +30,6 @@ from beamnode.wire import control
 log = logging.getLogger("beamnode.node")
 
 ATOM_CHARACTERS_MAX = 255
-LOOP_CHECK_SECONDS = 1.0  # how often a thread that waits for the loop looks whether there still is one
-LOOP_ENDED = "the event loop of this process's node has ended"
 
 Result = TypeVar("Result")
 SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
@@ -179,10 +177,12 @@ class Runtime:
                 self.signals.register(name, process)
             if link and parent is not None:
                 self.signals.link(parent, process.pid)
-        except BaseException:
-            self.signals.end(process, a.normal)
+            self.start_body(process, function, args)
+        except BaseException as error:
+            if link and parent is not None:
+                self.signals.unlink(parent, process.pid)
+            self.signals.end(process, a.system_limit if isinstance(error, RuntimeError) else a.normal)
             raise
-        self.start_body(process, function, args)
         return process
 
     async def run_process(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
@@ -331,7 +331,10 @@ def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:
     """A process that was named as `(name, node)`. Errors: UsageError, EncodeError."""
     if len(to) != 2:
         raise UsageError(f"a process on another node is named as (name, node), not {to!r}")
-    return to_atom(to[0]), to_atom(to[1])
+    node = to_atom(to[1])
+    if "@" not in node.name:
+        raise UsageError(f"the node of {to!r} lacks its host: write it as name@host")
+    return to_atom(to[0]), node
 
 
 def to_atom(name: Any) -> Atom:

@@ -18,9 +18,8 @@ from beamnode.otp import gen
 class StartFailed(ProcessExit):
     """The process ended before it was ready; `reason` is what it ended with."""
 
-    def __init__(self, reason: Any) -> None:
-        super().__init__(reason)
-        self.args = (f"the process ended before it was ready: {shown(reason)}",)
+    def __str__(self) -> str:
+        return f"the process ended before it was ready: {shown(self.reason)}"
 
 
 async def start(
