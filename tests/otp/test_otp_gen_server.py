@@ -184,6 +184,19 @@ def test_noproc_and_crashes_reach_an_elixir_caller_at_once(world: World, caplog:
     assert record.getMessage().splitlines()[1].startswith("Traceback")
 
 
+def test_process_info_is_local_there_as_for_every_node(world: World) -> None:
+    """`Process.info` of a pid elsewhere is an ArgumentError in Elixir, whoever made the pid."""
+    ask = "try do Process.info(pid) rescue ArgumentError -> :not_local end"
+
+    async def main() -> None:
+        async with world.node():
+            pid = await Counter.start(1)
+            assert await world.elixir(ask, pid=pid) is a.not_local
+            assert await world.elixir(ask, pid=Pid(Atom("beam@127.0.0.1"), 100, 0, 7)) is a.not_local
+
+    asyncio.run(main())
+
+
 def test_links_monitors_and_kill(world: World) -> None:
     async def main() -> None:
         async with world.node():
