@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 from typing import Any
@@ -274,3 +275,20 @@ def test_addresses_as_people_write_them() -> None:
     assert format_address(("127.0.0.1", 4369)) == "127.0.0.1:4369"
     assert format_address(("::1", 4369)) == "[::1]:4369"
     assert repr(Tcp6(listen_ports=range(9000, 9010))) == "Tcp6(family=AF_INET6, listen_ports=range(9000, 9010))"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_connection_that_is_accepted_while_the_listener_closes_is_not_forgotten() -> None:
+    async def main() -> None:
+        for turns in list(range(6)) * 20:
+            listener = await Tcp(listen_address="127.0.0.1").listen(Recorder().attach)
+            with socket.socket() as client:
+                client.setblocking(False)
+                client.connect_ex(listener.address)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await listener.close()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    gc.collect()

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable
 
 from beamnode.carriers.base import Address, ReceiverFactory, Stream
-from beamnode.carriers.transport import TransportStream, cause_of, format_address
+from beamnode.carriers.transport import TransportStream, cause_of, format_address, stop_accepting
 from beamnode.errors import NetworkError, NodeNotFound, SetupTimeout, UsageError
 
 BACKLOG = 128  # as OTP
@@ -33,6 +33,8 @@ class TcpListener:
     async def close(self) -> None:
         """Accept no more; the port is free when this returns."""
         # Not `wait_closed`: from Python 3.12 on it waits for the accepted streams as well.
+        stop_accepting(self._server)
+        await asyncio.sleep(0)
         self._server.close()
         await asyncio.sleep(0)
 

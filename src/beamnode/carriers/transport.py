@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -162,6 +163,18 @@ class TransportStream(asyncio.BufferedProtocol):
             error = NetworkError(f"connection with {format_address(self._peer_address)} ended by an error: {exc!r}")
             error.__cause__ = exc
         receiver.connection_lost(error)
+
+
+def stop_accepting(server: asyncio.Server) -> None:
+    """Accept nothing more; close the server a turn of the loop later.
+
+    A connection that was accepted in this turn becomes a transport in the next one, and for that asyncio needs the
+    server still open: otherwise it drops the socket without closing it.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # loops that do not tell of descriptors
+            loop.remove_reader(listening.fileno())
 
 
 def format_address(address: Address) -> str:

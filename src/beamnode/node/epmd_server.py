@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import assert_never, cast
 
+from beamnode.carriers.transport import stop_accepting
 from beamnode.errors import EpmdError, PeerError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.epmd_ask import IPV4_LOOPBACK, IPV6_LOOPBACK, reason_of
@@ -116,6 +117,7 @@ class EpmdServer:
         self._connections: dict[wire.EpmdServerConnection, _Connection] = {}  # the oldest first
         self._closing = False
         self._closed = asyncio.Event()
+        self._listening = True
 
     async def start(self) -> None:
         """Begin to serve. Obliges you to `close`, unless it closed by itself (`wait_closed`)."""
@@ -133,11 +135,10 @@ class EpmdServer:
         if self._leave_timer is not None:
             self._leave_timer.cancel()
         for server in self._servers:
-            server.close()
+            stop_accepting(server)
         loop = asyncio.get_running_loop()
         loop.call_soon(self._close_all)  # not at once: the answer to a KILL_REQ is not written yet
         loop.call_later(_CLOSE_TIMEOUT_SECONDS, self._abort_all)
-        self._note_if_closed()
 
     async def wait_closed(self) -> None:
         """Wait until it has ended: closed by you, killed by a KILL_REQ, or left by itself."""
@@ -155,12 +156,19 @@ class EpmdServer:
 
     def _admit(self, connection: _Connection, machine: wire.EpmdServerConnection) -> None:
         self._connections[machine] = connection
+        if not self._listening:  # accepted in the turn in which this server was closed
+            connection.abort()
+            return
         if len(self._connections) > self.limits.epmd_connections_max:
             idle = next(known for known in self._connections if not known.registered)  # the new one at the latest
             logger.info("epmd has %d connections: closing the oldest idle one", len(self._connections))
             self._connections[idle].abort()
 
     def _close_all(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._listening = False
+        self._note_if_closed()
         for connection in list(self._connections.values()):
             connection.close()
 
@@ -173,7 +181,7 @@ class EpmdServer:
         self._note_if_closed()
 
     def _note_if_closed(self) -> None:
-        if self._closing and not self._connections:
+        if not self._listening and not self._connections:
             self._closed.set()
 
     def _handle_event(self, event: wire.ServerEvent) -> None:
