@@ -34,8 +34,10 @@ class TcpListener:
         """Accept no more; the port is free when this returns."""
         # Not `wait_closed`: from Python 3.12 on it waits for the accepted streams as well.
         stop_accepting(self._server)
-        await asyncio.sleep(0)
-        self._server.close()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._server.close()
         await asyncio.sleep(0)
 
 
