@@ -722,3 +722,19 @@ def test_a_thread_that_cannot_be_started_leaves_no_process(monkeypatch: pytest.M
                 await receive(timeout=0.05)
 
     play(main)
+
+
+def test_sys_exit_in_a_process_ends_the_process_and_not_the_node(caplog: pytest.LogCaptureFixture) -> None:
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as node:
+            pid, reference = spawn_monitor(leaves)
+            message = await receive(timeout=5)
+            assert message[:4] == (a.DOWN, reference, a.process, pid)
+            assert message[4][0][0] is a.SystemExit
+            assert node.alive
+
+    play(main)
+    assert "SystemExit" in caplog.text

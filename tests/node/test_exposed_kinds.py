@@ -430,3 +430,16 @@ def test_processes(tmp_path: Path) -> None:
     program.write_text(PROCESS_PROGRAM)
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
     assert done.stdout == "processes ok\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "source", ["raise SystemExit(1)", "import no_such_module_at_all", "def __getattr__(name): raise ImportError(name)"]
+)
+def test_a_module_that_misbehaves_when_a_peer_asks_for_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = f"misbehaves_{abs(hash(source))}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Exposed(NODE, "everything").resolve(asked(module, "main")) is None
+    assert "cannot import" in caplog.text

@@ -8,6 +8,7 @@ import io as stdlib_io
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,6 +34,7 @@ from beamnode import (
     spawn_monitor,
     whereis,
 )
+from beamnode.carriers.memory import MemoryNetwork
 from beamnode.services.console import Console
 from beamnode.services.io_client import IoFailed
 from beamnode.services.standard_streams import real
@@ -475,3 +477,41 @@ def test_log_records_travel(caplog: pytest.LogCaptureFixture, capsys: pytest.Cap
     assert crashed.__dict__["remote_node"] == f"one@{HOST}"
     # What our node logs as the receiver is shown on its terminal; what travelled was not shown by the sender.
     assert "\ncareful 1" not in capsys.readouterr().err
+
+
+def log_in_a_thread(owner: Any) -> None:
+    for _ in range(5):
+        logging.getLogger("prints").warning("from the thread")
+    send(owner, a.done)
+
+
+def test_a_log_handler_that_prints_does_not_stop_the_node() -> None:
+    """The thread holds the handler's lock when it prints; the loop wants that lock to log: neither may wait."""
+
+    class Printing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(record.getMessage())
+            time.sleep(0.05)
+
+    logger, handler = logging.getLogger("prints"), Printing()
+    logger.addHandler(handler)
+    logger.propagate = False
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        discovery = StaticPorts({"n@h": ("h", 1024), "p@h": ("h", 1025)})
+        options: Any = {"cookie": "c", "discovery": discovery, "hidden": True}
+        async with (
+            Node("n@h", carrier=network.carrier("h"), **options),
+            Node("p@h", carrier=network.carrier("h"), **options) as there,
+        ):
+            await there.spawn("n@h", log_in_a_thread, self())
+            for _ in range(20):
+                logger.warning("from the loop")
+                await asyncio.sleep(0.01)
+            assert await receive(lambda message: message is a.done, timeout=20) is a.done
+
+    try:
+        asyncio.run(main())
+    finally:
+        logger.removeHandler(handler)

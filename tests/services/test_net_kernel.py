@@ -228,3 +228,21 @@ def test_rex_tells_its_features() -> None:
         assert await receive(timeout=5) == (a.features_reply, node.name, [a.erpc])
 
     in_a_node(main)
+
+
+def test_numbers_that_are_none_do_not_end_it() -> None:
+    async def main(node: Node) -> None:
+        before = whereis("net_kernel")
+        for request in (
+            (a.setopts, a.new, [(a.sndbuf, 10**13)]),
+            (a.setopts, a.new, [(a.sndbuf, -(10**400))]),
+            (a.new_ticktime, 10**400, 10**400),
+        ):
+            try:
+                await gen.call("net_kernel", gen.CALL, request, 1)
+            except TimeoutError:
+                continue
+        assert await gen.call("net_kernel", gen.CALL, a.nodename, 5) is node.name
+        assert whereis("net_kernel") == before
+
+    in_a_node(main)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beamnode import Atom, Node, StaticPorts, a, exit, receive, self, send, spawn, whereis
+from beamnode import Atom, Node, Pid, StaticPorts, a, exit, receive, self, send, spawn, whereis
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.otp import gen
 
@@ -114,3 +114,34 @@ def test_nonsense(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "beamnode.rpc"):
         play(test)
     assert "rex got 1" in caplog.text
+
+
+def test_who_asks_is_told_by_the_connection_and_not_by_the_message() -> None:
+    """A peer cannot be taken for another, or for this node itself, by what it writes into a From."""
+    asked: list[Any] = []
+
+    def policy(call: Any) -> str:
+        asked.append(call.node)
+        return "nothing"
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        discovery = StaticPorts({"n@h": ("h", 1024), "p@h": ("h", 1025)})
+        options: Any = {"cookie": "c", "discovery": discovery, "hidden": True}
+        async with (
+            Node("n@h", carrier=network.carrier("h"), policy=policy, **options) as victim,
+            Node("p@h", carrier=network.carrier("h"), **options) as peer,
+        ):
+            assert await peer.connect(victim.name)
+            rex = ("rex", victim.name)
+            forged = Pid(victim.name, 3, 0, victim.creation)
+            send(rex, (gen.CAST, (a.cast, a.os, a.getpid, [], a.user)))
+            send(rex, (gen.CALL, (forged, a.tag), (a.call, a.os, a.getpid, [], a.user)))
+            send(rex, (forged, (a.call, a.os, a.getpid, [], a.user)))
+            for _ in range(200):
+                if len(asked) == 3:
+                    break
+                await asyncio.sleep(0.01)
+            assert asked == [peer.name] * 3
+
+    asyncio.run(main())

@@ -77,6 +77,16 @@ class Mailbox:
         return False
 
 
+class Origin:
+    """A message and the node whose connection it came through, whatever it says itself: for who decides by that."""
+
+    __slots__ = ("message", "node")
+
+    def __init__(self, node: Atom, message: Any) -> None:
+        self.node = node
+        self.message = message
+
+
 class Link:
     """One side of a link. `unlink_id` is not None while an unlink waits for its acknowledgement: not active then."""
 
@@ -135,7 +145,6 @@ class Process:
         "aliases",
         "body",
         "ends_unwatched",
-        "ends_unwatched",
         "exit_reason",
         "group_leader",
         "initial_call",
@@ -146,6 +155,7 @@ class Process:
         "node_monitors",
         "parent",
         "pid",
+        "tells_origin",
         "trap_exit",
         "waiting",
         "watchers",
@@ -168,6 +178,7 @@ class Process:
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
         self.body: Any = None  # the driver's
         self.ends_unwatched = False  # it works for its watchers: without one it is killed
+        self.tells_origin = False  # what peers send it comes as `Origin`
 
     @property
     def alive(self) -> bool:

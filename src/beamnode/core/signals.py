@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.core.identity import Identities
-from beamnode.core.process import AliasKind, Link, Monitor, Process, Watcher
+from beamnode.core.process import AliasKind, Link, Monitor, Origin, Process, Watcher
 from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.wire import control
@@ -485,15 +485,15 @@ class Signals:
         """A control record that arrived from `node`. Spawn requests and replies are the driver's (`core.spawning`)."""
         self.handlers[type(record)](node, record)
 
-    def _on_send(self, _node: Atom, record: control.Send) -> None:
+    def _on_send(self, node: Atom, record: control.Send) -> None:
         process = self.lookup(record.to)
         if process is not None:
-            self.deliver(process, record.message)
+            self.deliver(process, Origin(node, record.message) if process.tells_origin else record.message)
 
-    def _on_reg_send(self, _node: Atom, record: control.RegSend) -> None:
+    def _on_reg_send(self, node: Atom, record: control.RegSend) -> None:
         process = self._names.get(record.name)
         if process is not None:
-            self.deliver(process, record.message)
+            self.deliver(process, Origin(node, record.message) if process.tells_origin else record.message)
 
     def _on_alias_send(self, _node: Atom, record: control.AliasSend) -> None:
         self.deliver_to_alias(record.alias, record.message)

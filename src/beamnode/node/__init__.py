@@ -3,7 +3,7 @@
 What the floors above use of it is named here.
 """
 
-from beamnode.core.process import AliasKind
+from beamnode.core.process import AliasKind, Origin
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.epmd import Epmd
@@ -46,6 +46,7 @@ __all__ = [
     "FixedPort",
     "Node",
     "NodeOptions",
+    "Origin",
     "Policy",
     "PolicyHook",
     "RaisedElsewhere",

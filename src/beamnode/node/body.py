@@ -172,8 +172,8 @@ class CoroutineBody(LoopBody):
             await function(*args)
         except asyncio.CancelledError as cancelled:
             error = cancelled  # ours (the process has ended) or somebody's: the task is over either way
-        except Exception as failure:
-            error = failure
+        except (Exception, SystemExit) as failure:
+            error = failure  # `sys.exit()` ends the process, not the node
         except BaseException as failure:
             self.finish(failure)
             raise

@@ -309,7 +309,7 @@ def _unpickled(pickled: bytes, asked: Asked) -> Callable[..., Any] | None:
         import cloudpickle
 
         function = cloudpickle.loads(pickled)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.warning("cannot run %s by value for %s: %r", asked, _plain(asked.node), error)
         return None
     return function if callable(function) else None
@@ -327,11 +327,10 @@ def loaded(module: str, name: str) -> Callable[..., Any] | None:
 def imported(module: str, name: str) -> Callable[..., Any] | None:
     """The callable of that name in a module that is imported if need be: for peers that may run everything."""
     try:
-        found = importlib.import_module(module)
-    except Exception as error:
+        return _callable_in(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported, or asked for a name
         log.warning("cannot import %s, which a peer asked for: %r", shown(module), error)
         return None
-    return _callable_in(found, name)
 
 
 def _callable_in(found: Any, name: str) -> Callable[..., Any] | None:

@@ -524,6 +524,10 @@ class Node:
         """The current process works for whoever monitors it: when nobody does any more, it ends with `killed`."""
         self._required_runtime().signals.end_unwatched(self._own_process())
 
+    def tell_origin(self) -> None:
+        """From now on the current process gets what peers send it as `Origin`: with the node that really sent it."""
+        self._own_process().tells_origin = True
+
     async def shut_down(self) -> None:
         """End every process, then `stop`: what leaving `async with` does."""
         if self._runtime is None:
@@ -616,6 +620,9 @@ class Node:
         except ByValueRefused:
             runtime.spawning.refuse(request, a.notsup)
             return
+        except Exception:  # whatever looking for it ran into: this request fails, and no other
+            log.exception("looking for what %s wants to spawn failed", node)
+            found = None
         process = runtime.spawning.accept(request)
         if process is None:
             return

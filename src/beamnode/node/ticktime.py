@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from beamnode.etf import Atom, a
 
+MILLISECONDS_MAX = 2**32 - 1  # as long as a timer of Erlang may be
+
 
 class Ticking(Protocol):
     """What a connection must be able to do."""
@@ -46,6 +48,7 @@ class NetTicktime:
         """
         if self.how is not None:
             return (a.ongoing_change_to, self.time)
+        time, transition = min(time, MILLISECONDS_MAX), min(transition, MILLISECONDS_MAX)
         old, new = self.time, -(-max(time, self.intensity) // self.intensity) * self.intensity
         if self.time in (time, new):
             return a.unchanged

@@ -63,6 +63,11 @@ async def await_response(reference: Reference, timeout: float | None) -> Any:
     return opened(message)
 
 
+def is_from(sender: Any) -> bool:
+    """Whether it can be the From of a call: a pid and a tag."""
+    return type(sender) is tuple and len(sender) == 2 and type(sender[0]) is Pid
+
+
 def is_answer(message: Any, reference: Reference) -> bool:
     """Whether a message is the reply to the `request` that gave `reference`, or tells of the server's end."""
     if type(message) is not tuple:

@@ -128,7 +128,7 @@ class _Loop:
             if not self._process.alive or task is None or task.cancelling():
                 raise
             await self._end(error)  # of something that the handler waited for
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             await self._end(error)
         finally:
             self._close()
@@ -136,7 +136,7 @@ class _Loop:
     async def _handle(self, message: Any, timeout: float | None) -> None:
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
-        if label is gen.CALL and size == 3 and _is_from(message[1]):
+        if label is gen.CALL and size == 3 and gen.is_from(message[1]):
             if self._system.debugging:
                 self._system.note_in(message)
             await self._on_call(message[2], message[1])
@@ -144,7 +144,7 @@ class _Loop:
             if self._system.debugging:
                 self._system.note_in(message)
             await self._go_on(await self._call(self._server.handle_cast, message[1]))
-        elif label is gen.SYSTEM and size == 3 and _is_from(message[1]):
+        elif label is gen.SYSTEM and size == 3 and gen.is_from(message[1]):
             self._timeout = timeout  # it does not count as a message of the server
             await self._system.handle(message)
         elif label is a.EXIT and size == 3 and self._parent is not None and message[1] == self._parent:
@@ -248,10 +248,6 @@ class _Loop:
     def _close(self) -> None:
         if self._worker is not None:
             self._worker.close()
-
-
-def _is_from(sender: Any) -> bool:
-    return type(sender) is tuple and len(sender) == 2 and type(sender[0]) is Pid
 
 
 def _reason(error: BaseException) -> Any:

@@ -70,7 +70,7 @@ class System:
             return False
         if message[0] is a.EXIT:
             return self._parent is not None and message[1] == self._parent
-        return message[0] is gen.SYSTEM and isinstance(message[1], tuple) and len(message[1]) == 2
+        return message[0] is gen.SYSTEM and gen.is_from(message[1])
 
     # --- What debugging sees ------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration):  # which no future takes
+    elif isinstance(error, StopIteration | KeyboardInterrupt):  # no future takes the one, the other is nobody's Ctrl-C
         future.set_exception(RuntimeError(f"a handler raised {error!r}"))
     else:
         future.set_exception(error)

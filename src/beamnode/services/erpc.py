@@ -42,9 +42,13 @@ class Server:
 
     async def execute_cast(self, module: Any, function: Any, args: Any) -> None:
         """`erpc:execute_cast/3`: nobody waits for the answer; an error is logged."""
-        kind, *what = await self.outcome(self._asker(), module, function, args)
+        await self.cast_for(self._asker(), module, function, args)
+
+    async def cast_for(self, asker: Atom, module: Any, function: Any, args: Any) -> None:
+        """A cast of a process of node `asker`."""
+        kind, *what = await self.outcome(asker, module, function, args)
         if kind is not RETURN and what[0] is not a.undef:  # a refusal has been logged
-            log.error("%s, cast by %s, failed: %s", shown((module, function, args)), self._asker(), shown(what))
+            log.error("%s, cast by %s, failed: %s", shown((module, function, args)), asker, shown(what))
 
     def _asker(self) -> Atom:
         """The node of who had the current process spawned."""

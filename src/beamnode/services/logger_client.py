@@ -47,13 +47,18 @@ def send_record(body: Body, leader: Pid, record: logging.LogRecord) -> None:
     try:
         text = _formatter.format(record)[:TEXT_CHARACTERS_MAX].encode("utf-8", "replace")
         message = (a.log, level_of(record.levelno), text, _meta(body, leader, record))
-        body.runtime.on_loop(body.runtime.send, body.process, (a.logger_proxy, leader.node), message)
-    except BeamnodeError as error:
-        log.debug("a log record cannot be delivered to %s: %s", leader.node, error)
+        body.runtime.soon(lambda: _deliver(body, leader, message))  # never waits: the caller holds a handler's lock
     except Exception:
         logging.Handler().handleError(record)
     finally:
         _sending.reset(token)
+
+
+def _deliver(body: Body, leader: Pid, message: Any) -> None:
+    try:
+        body.runtime.send(body.process, (a.logger_proxy, leader.node), message)
+    except BeamnodeError as error:
+        log.debug("a log record cannot be delivered to %s: %s", leader.node, error)
 
 
 def level_of(number: int) -> Any:

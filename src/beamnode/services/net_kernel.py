@@ -111,7 +111,7 @@ class NetKernel(GenServer):
     def _options(self, act: Any) -> Any:
         try:
             return act()
-        except UsageError:
+        except (UsageError, OverflowError, TypeError, ValueError):  # a number that is none for a socket
             return (a.error, a.einval)
         except NotConnected:
             return (a.error, a.noconnection)

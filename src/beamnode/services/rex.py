@@ -12,7 +12,7 @@ from typing import Any
 
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Node, exit, group_leader, monitor, receive, send, spawn, spawn_monitor, whereis
+from beamnode.node import Node, Origin, exit, group_leader, monitor, receive, send, spawn, spawn_monitor, whereis
 from beamnode.otp import gen
 from beamnode.services import cnode_output, erpc
 
@@ -24,9 +24,14 @@ Answer = Callable[[Any], None]
 async def run(node: Node) -> None:
     """Answer for as long as the node is up."""
     rex = Rex(node)
+    node.tell_origin()
     while True:
         try:
-            rex.handle(await receive())
+            message = await receive()
+            if isinstance(message, Origin):
+                rex.handle(message.message, message.node)
+            else:
+                rex.handle(message, node.name)
         except Exception:  # a message of a peer must not end the service
             log.exception("rex could not handle a message")
 
@@ -40,17 +45,17 @@ class Rex:
         self._server.install()
         self._blocked = asyncio.Lock()
 
-    def handle(self, message: Any) -> None:
-        """One message; never waits."""
+    def handle(self, message: Any, origin: Atom) -> None:
+        """One message, from a process of node `origin`; never waits. What it says of itself decides nothing."""
         match message:
             case (Pid() as asker, a.features_request):
                 send(asker, (a.features_reply, self._node.name, [a.erpc]))
             case (gen.CALL, (Pid(), _) as sender, (a.call | a.block_call as kind, module, function, args, leader)):
-                spawn(self._answer_call, kind is a.block_call, sender, (module, function, args), leader)
+                spawn(self._answer_call, kind is a.block_call, origin, sender, (module, function, args), leader)
             case (gen.CAST, (a.cast, module, function, args, leader)):
-                _lead(leader, spawn(self._server.execute_cast, module, function, args))
+                _lead(leader, spawn(self._server.cast_for, origin, module, function, args))
             case (Pid() as asker, (a.call, module, function, args, leader)):
-                spawn(self._answer_c_node, asker, (module, function, args), leader)
+                spawn(self._answer_c_node, origin, asker, (module, function, args), leader)
             case (Pid() as asker, (a.sbcast, Atom() as name, message)):
                 answer = self._node.name if _pass_on(name, message) else (a.nonexisting_name, name)
                 send(asker, (a.rex, self._node.name, answer))
@@ -60,7 +65,9 @@ class Rex:
             case other:
                 log.info("rex got %s", shown(other))
 
-    async def _answer_call(self, block: bool, sender: Any, call: tuple[Any, Any, Any], leader: Any) -> None:
+    async def _answer_call(
+        self, block: bool, origin: Atom, sender: Any, call: tuple[Any, Any, Any], leader: Any
+    ) -> None:
         """`'$gen_call'` `{call, ...}` and `{block_call, ...}`: given up when the caller's process ends."""
         client = sender[0]
         monitor(client)
@@ -69,25 +76,25 @@ class Rex:
             gen.reply(sender, result)
 
         if not block:
-            await self._work(client, call, leader, answer)
+            await self._work(origin, client, call, leader, answer)
             return
         async with self._blocked:
-            await self._work(client, call, leader, answer)
+            await self._work(origin, client, call, leader, answer)
 
-    async def _answer_c_node(self, client: Pid, call: tuple[Any, Any, Any], leader: Any) -> None:
+    async def _answer_c_node(self, origin: Atom, client: Pid, call: tuple[Any, Any, Any], leader: Any) -> None:
         """Of C nodes, which have no monitors: given up when the connection is lost."""
         if client.node is not self._node.name:
             self._node.monitor(client.node)
         if leader is a.send_stdout_to_caller:
             output = spawn(cnode_output.run, client)
-            await self._work(client, call, output, lambda result: cnode_output.end(output, result))
+            await self._work(origin, client, call, output, lambda result: cnode_output.end(output, result))
         else:
-            await self._work(client, call, leader, lambda result: _send_result(client, result))
+            await self._work(origin, client, call, leader, lambda result: _send_result(client, result))
 
-    async def _work(self, client: Pid, call: tuple[Any, Any, Any], leader: Any, answer: Answer) -> None:
+    async def _work(self, origin: Atom, client: Pid, call: tuple[Any, Any, Any], leader: Any, answer: Answer) -> None:
         """Run the call in a process, and answer; when the client is gone, end that process."""
         outcome: list[Any] = []
-        worker, ended = spawn_monitor(self._call, outcome, client.node, *call)
+        worker, ended = spawn_monitor(self._call, outcome, origin, *call)
         _lead(leader, worker)
         match await receive():
             case (a.DOWN, reference, _, _, reason) if reference == ended:

@@ -67,7 +67,7 @@ class ProcessOutput:
         if to_time:
             runtime.soon(self._look_later)
         if lines:
-            runtime.on_loop(self._send, lines)
+            runtime.soon(lambda: self._send(lines))  # never waits: the thread may hold what the loop wants
 
     def flush(self) -> None:
         """Send what is left; to be called on the loop."""
