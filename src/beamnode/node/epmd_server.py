@@ -8,6 +8,7 @@ are too many. Log: `beamnode.epmd`. Source: erts/epmd/src/epmd_srv.c.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import secrets
@@ -136,6 +137,9 @@ class EpmdServer:
             self._leave_timer.cancel()
         for server in self._servers:
             stop_accepting(server)
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):  # refuse from now on: who reads the answer to a KILL_REQ may count on it
+                listener.shutdown(socket.SHUT_RDWR)
         loop = asyncio.get_running_loop()
         loop.call_soon(self._close_all)  # not at once: the answer to a KILL_REQ is not written yet
         loop.call_later(_CLOSE_TIMEOUT_SECONDS, self._abort_all)
