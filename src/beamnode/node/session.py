@@ -59,7 +59,6 @@ class Session:
         self.outgoing = node is not None
         self.stage = Stage.DIALLING
         self._flag_bits = 0
-        self.busy = False  # the peer reads slower than we write
         self.dialling: asyncio.Task[None] | None = None
         self._loop = network.loop
         self._stream: Stream | None = None
@@ -117,10 +116,10 @@ class Session:
         self.end(error or NetworkError(f"{self._peer_text()} closed the connection"))
 
     def pause_writing(self) -> None:
-        self.busy = True
+        """The peer reads slower than we write. Nothing waits for it yet: what is sent is kept in memory."""
 
     def resume_writing(self) -> None:
-        self.busy = False
+        """It has caught up."""
 
     # --- The handshake ------------------------------------------------------------------------------------------------
 
