@@ -15,7 +15,8 @@ from beamnode.errors import DecodeError, EncodeError, LimitExceeded, NetTickTime
 from beamnode.etf import encode, encode_into
 from beamnode.etf.terms import Atom, Pid, Reference
 from beamnode.limits import Limits
-from beamnode.wire import channel as channel_module
+from beamnode.wire import inbound as inbound_module
+from beamnode.wire import outbound as outbound_module
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import (
     AliasSend,
@@ -111,7 +112,7 @@ def plain(*terms: Any) -> bytes:
 def common_road(flags: Flag) -> Channel:
     """A channel without short cuts out."""
     channel = Channel(flags, now=0.0)
-    channel._writers = {}
+    channel.outbound._writers = {}
     return channel
 
 
@@ -172,7 +173,7 @@ def test_short_cuts_read_what_the_common_road_reads(monkeypatch: pytest.MonkeyPa
         data = taken(here)
         short = received(there, data)
         with monkeypatch.context() as patch:
-            patch.setattr(channel_module, "_READERS", {})
+            patch.setattr(inbound_module, "READERS", {})
             assert received(Channel(flags, now=0.0), data) == short
 
 
@@ -482,7 +483,7 @@ def test_an_encode_error_leaves_the_channel_as_it_was(flags: Flag) -> None:
         with pytest.raises(EncodeError):
             here.send(bad)
         assert here.pending_bytes == pending
-    assert here.ticker.packets_out == 1
+    assert here.outbound.frames_written == 1
     here.send(good)
     fresh.send(good)
     fresh.send(good)
@@ -493,7 +494,7 @@ def test_an_encode_error_leaves_the_channel_as_it_was(flags: Flag) -> None:
 
 @forms
 def test_a_message_too_large_for_a_frame(flags: Flag, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_TERMS_BYTES_MAX", 100_000)
+    monkeypatch.setattr(outbound_module, "_TERMS_BYTES_MAX", 100_000)
     here, there = pair(flags)
     control = Send(THERE, Atom("fits"), HERE, (0, bytes(99_800), 1, HERE, 1))  # 99.8 kB of control message
     here.send(control)
@@ -537,11 +538,11 @@ def test_ticks(flags: Flag) -> None:
     assert taken(here) == bytes(4)
     there.receive_data(bytes(4) * 3, 15.0)
     assert there.next_event() is None
-    assert (there.ticker.packets_in, there.ticker.bytes_in) == (3, 12)
+    assert there.ticker.bytes_in == 12
     here.send(Link(HERE, THERE))
     here.handle_deadline(30.0)
     assert received(there, taken(here)) == [Link(HERE, THERE)]
-    assert here.ticker.packets_out == 2
+    assert here.outbound.frames_written == 2
     here.handle_deadline(45.0)
     assert taken(here) == bytes(4)
     with pytest.raises(NetTickTimeout):
@@ -580,8 +581,7 @@ def test_counters_agree() -> None:
     here.handle_deadline(15.0)
     data = taken(here)
     received(there, data)
-    assert here.ticker.bytes_out == there.ticker.bytes_in == len(data)
-    assert here.ticker.packets_out == there.ticker.packets_in
+    assert here.counters()[1] == there.counters()[0] == len(data)
 
 
 # --- Any bytes --------------------------------------------------------------------------------------------------------

@@ -78,10 +78,12 @@ class Signals:
 
     def lookup(self, pid: Pid) -> Process | None:
         """The living local process of `pid`, or None."""
-        process = self._processes.get(_key(pid))
-        if process is None or pid.node is not self.node or pid.creation != process.pid.creation:
-            return None
-        return process
+        return self.lookup_by(pid.id, pid.serial, pid.creation) if pid.node is self.node else None
+
+    def lookup_by(self, id: int, serial: int, creation: int) -> Process | None:
+        """`lookup` of the pid of this node that has these parts."""
+        process = self._processes.get(serial << 32 | id)
+        return process if process is not None and process.pid.creation == creation else None
 
     def whereis(self, name: Atom) -> Process | None:
         return self._names.get(name)
@@ -138,6 +140,10 @@ class Signals:
         if process.waiting:
             process.waiting = False
             self.ready.append(process)
+
+    def deliver_from(self, node: Atom, process: Process, message: Any) -> None:
+        """`deliver` what came through the connection with `node`."""
+        self.deliver(process, Origin(node, message) if process.tells_origin else message)
 
     def deliver_to_pid(self, pid: Pid, message: Any) -> None:
         process = self.lookup(pid)
@@ -323,13 +329,17 @@ class Signals:
             self.unalias(process, reference)
 
     def _on_monitor(self, node: Atom, record: control.MonitorP) -> None:
-        self._demand_between(node, record.sender, record.target)
-        demand_reference(node, record.ref)
-        process = self._find(record.target)
+        self.remote_monitor(node, record.sender, record.target, record.ref)
+
+    def remote_monitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
+        """`sender` on `node` monitors `target`, who is of this node, or not there."""
+        self._demand_between(node, sender, target)
+        demand_reference(node, reference)
+        process = self._find(target)
         if process is None:
-            self.outgoing.append((node, control.MonitorPExit(record.target, record.sender, record.ref, a.noproc)))
+            self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.noproc)))
             return
-        self._add_remote_watcher(process, record.ref, Watcher(record.sender, record.target))
+        self._add_remote_watcher(process, reference, Watcher(sender, target))
 
     def end_unwatched(self, process: Process) -> None:
         """From now on `process` ends with `killed` as soon as nobody monitors it (any more)."""
@@ -341,10 +351,14 @@ class Signals:
             self.end(process, a.killed)
 
     def _on_demonitor(self, node: Atom, record: control.DemonitorP) -> None:
-        self._demand_between(node, record.sender, record.target)
-        process = self._ties_if_any(node).watchers.pop(record.ref, None)
+        self.remote_demonitor(node, record.sender, record.target, record.ref)
+
+    def remote_demonitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
+        """`sender` on `node` ends its monitor of `target`, if there still is one."""
+        self._demand_between(node, sender, target)
+        process = self._ties_if_any(node).watchers.pop(reference, None)
         if process is not None:
-            process.watchers.pop(record.ref, None)
+            process.watchers.pop(reference, None)
             self._check_watched(process)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
@@ -488,12 +502,12 @@ class Signals:
     def _on_send(self, node: Atom, record: control.Send) -> None:
         process = self.lookup(record.to)
         if process is not None:
-            self.deliver(process, Origin(node, record.message) if process.tells_origin else record.message)
+            self.deliver_from(node, process, record.message)
 
     def _on_reg_send(self, node: Atom, record: control.RegSend) -> None:
         process = self._names.get(record.name)
         if process is not None:
-            self.deliver(process, Origin(node, record.message) if process.tells_origin else record.message)
+            self.deliver_from(node, process, record.message)
 
     def _on_alias_send(self, _node: Atom, record: control.AliasSend) -> None:
         self.deliver_to_alias(record.alias, record.message)

@@ -18,6 +18,7 @@ from typing import Any
 from beamnode.carriers.base import Carrier, Listener, Stream
 from beamnode.carriers.options import Value
 from beamnode.carriers.options import set as set_options
+from beamnode.core.arrivals import Arrivals
 from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, NodesKind, TakeOver, Verdict, Want
 from beamnode.errors import (
     BeamnodeError,
@@ -99,7 +100,7 @@ class Network:
         self.limits = limits
         self.connections = Connections(options.dist_auto_connect)
         self.runtime: Runtime  # set by Node: each needs the other
-        self.handlers: dict[type, Callable[[Atom, Any], None]] = {}
+        self._handlers: dict[type, Callable[[Atom, Any], None]] = {}
         self.creation = 0
         self.open = False  # until `join`
         self._carrier = carrier
@@ -120,7 +121,7 @@ class Network:
         self.creation = creation
         self.open = True
         signals, spawning = runtime.signals, runtime.spawning
-        self.handlers = {
+        self._handlers = {
             **signals.handlers,
             control.SpawnRequest: spawning.receive_request,
             control.SpawnReply: spawning.receive_reply,
@@ -375,6 +376,10 @@ class Network:
             strings=options.strings,
             limits=self.limits,
         )
+
+    def inbox(self, peer: Atom) -> Arrivals:
+        """What takes all that comes from `peer`."""
+        return Arrivals(self.runtime.signals, peer, self._handlers)
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""

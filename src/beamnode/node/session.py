@@ -25,6 +25,7 @@ from beamnode.wire.handshake import (
     PeerProved,
     StillWanted,
 )
+from beamnode.wire.inbox import Inbox
 
 if TYPE_CHECKING:
     from socket import socket
@@ -64,6 +65,7 @@ class Session:
         self._stream: Stream | None = None
         self._machine: Initiator | Acceptor | None = None
         self._channel: Channel | None = None
+        self._inbox: Inbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_scheduled = False
         self._gone: asyncio.Future[None] | None = None
@@ -82,8 +84,7 @@ class Session:
 
     def counters(self) -> tuple[int, int]:
         """Bytes received and sent since the handshake."""
-        ticker = None if self._channel is None else self._channel.ticker
-        return (0, 0) if ticker is None else (ticker.bytes_in, ticker.bytes_out)
+        return (0, 0) if self._channel is None else self._channel.counters()
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
@@ -180,7 +181,9 @@ class Session:
         self._disarm()
         now = self._loop.time()
         self._flag_bits = int(event.flags)
+        assert self.node is not None
         self._channel = self.network.channel(event.flags, now)
+        self._inbox = self.network.inbox(self.node)
         self._machine = None
         self.stage = Stage.UP
         if not self.network.session_up(self, event):
@@ -200,22 +203,20 @@ class Session:
 
     def _receive_signals(self, data: bytes) -> None:
         """The hot path in: every complete frame of one read, then one flush."""
-        channel, node = self._channel, self.node
+        channel, inbox = self._channel, self._inbox
         assert channel is not None
-        assert node is not None
-        handlers = self.network.handlers
+        assert inbox is not None
+        runtime = self.network.runtime
         try:
-            channel.receive_data(data, self._loop.time())
-            while (record := channel.next_event()) is not None:
-                handlers[type(record)](node, record)
+            channel.deliver(data, inbox)
         except PeerError as error:
-            self.network.runtime.flush()
-            log.error("closing the connection with %s: %s", node, error)
+            runtime.flush()
+            log.error("closing the connection with %s: %s", self.node, error)
             self.end(error, abort=True)  # at once: a stream that closes in good order is there for a while
         except Exception as error:
-            log.exception("closing the connection with %s: an error of this library", node)
+            log.exception("closing the connection with %s: an error of this library", self.node)
             self.end(NetworkError(f"an error of this library: {error!r}"))
-        self.network.runtime.flush()
+        runtime.flush()
 
     def send(self, record: Record) -> None:
         """The hot path out: encode now, write once for all that is sent in this turn of the loop.

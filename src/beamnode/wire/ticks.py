@@ -24,7 +24,7 @@ TICK_INTENSITY_MAX: Final = 1000
 class Ticker:
     """Decides when to tick and when to give up. Times are seconds, `now` of the caller's clock.
 
-    The owner counts all that it reads and writes, ticks included, into the four public counters, calls
+    The owner keeps `bytes_in` and `packets_out` (frames) at what it has read and written, ticks included, calls
     `handle_deadline` at `next_deadline()` and, when that says so, writes a tick.
     """
 
@@ -37,15 +37,11 @@ class Ticker:
         "_peer_published",
         "_silent_intervals",
         "bytes_in",
-        "bytes_out",
-        "packets_in",
         "packets_out",
     )
 
     def __init__(self, net_ticktime: float, net_tickintensity: int, *, peer_published: bool, now: float) -> None:
         self.bytes_in = 0
-        self.bytes_out = 0
-        self.packets_in = 0
         self.packets_out = 0
         self._bytes_in_then = 0
         self._packets_out_then = 0
