@@ -118,6 +118,7 @@ class Network:
     def join(self, runtime: Runtime, creation: int) -> None:
         """Open, with the runtime that this network carries signals for, and the creation of this life of the node."""
         self.runtime = runtime
+        runtime.sessions = self.connections.channels
         self.creation = creation
         self.open = True
         signals, spawning = runtime.signals, runtime.spawning

@@ -3,6 +3,9 @@
 Core's tables are changed by calls; `flush` then empties its lists: records go to `transmit`, waiting bodies are woken
 (once for all that arrived), bodies of ended processes are stopped, spawn requests are answered. Everything runs on the
 node's event loop; other threads come in through `on_loop`.
+
+What a connection brings in one read is a turn (`begin_turn`, `end_turn`): the processes that it wakes run in it, at
+once, and what they send leaves at its end, in one write a connection.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ import concurrent.futures
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import NodeMonitors
@@ -26,6 +29,9 @@ from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBo
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
 from beamnode.wire import control
+
+if TYPE_CHECKING:
+    from beamnode.node.session import Session
 
 log = logging.getLogger("beamnode.node")
 
@@ -54,6 +60,10 @@ class Runtime:
         self._spawn_requested = spawn_requested
         self._thread = threading.get_ident()
         self._flushing = False
+        self.sessions: Mapping[Atom, Session] = {}  # of the nodes that are up; the network's
+        self._in_turn = False
+        self._runs_woken = False  # whether nothing runs that a woken process would interrupt
+        self._unwritten: list[Session] = []
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
 
@@ -68,13 +78,50 @@ class Runtime:
         try:
             while signals.outgoing or signals.ready or signals.ended or spawning.requests or spawning.answered:
                 self._flush_outgoing()
-                ready, signals.ready = signals.ready, []
-                for process in ready:
-                    process.body.wake()
+                self._flush_ready()
                 self._flush_ended()
                 self._flush_spawning()
         finally:
             self._flushing = False
+
+    def begin_turn(self) -> None:
+        """Signals will come in, from no task: who is woken by them may run at once."""
+        self._in_turn = self._runs_woken = True
+
+    def end_turn(self) -> None:
+        """All that came has been handed to core: carry it out, and write what that sent."""
+        try:
+            self.flush()
+        finally:
+            self._in_turn = self._runs_woken = False
+            self._write()
+
+    def write_soon(self, session: Session) -> None:
+        """Have `session.write` called at the end of this turn, or of the loop's."""
+        if not self._unwritten and not self._in_turn:
+            self.loop.call_soon(self._write)
+        self._unwritten.append(session)
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for session in unwritten:
+            session.write()
+
+    def _flush_ready(self) -> None:
+        ready, self.signals.ready = self.signals.ready, []
+        if not self._runs_woken:
+            for process in ready:
+                process.body.wake()
+            return
+        self._flushing = self._runs_woken = False  # what they do is carried out as if they ran in a turn of their own
+        woken = 0
+        try:
+            for process in ready:
+                woken += 1
+                process.body.wake(at_once=True)
+        finally:
+            self._flushing = self._runs_woken = True
+            self.signals.ready[:0] = ready[woken:]  # Ctrl-C in one: the others are still to be woken
 
     def _flush_outgoing(self) -> None:
         outgoing, self.signals.outgoing = self.signals.outgoing, []
@@ -250,21 +297,33 @@ class Runtime:
         """To a pid, an alias, a local name or `(name, node)`. A receiver that does not exist is no error."""
         kind = type(to)
         if kind is Pid:
-            if to.node is self.identities.node:
-                self.signals.deliver_to_pid(to, message)
-            else:
-                self._transmit(to.node, control.Send(to, message, sender.pid))
+            if to.node is not self.identities.node:
+                session = self.sessions.get(to.node)
+                if session is not None:
+                    session.queued(session.outbound.send_to_pid(sender.pid, to, message))
+                else:
+                    self._transmit(to.node, control.Send(to, message, sender.pid))
+                return
+            self.signals.deliver_to_pid(to, message)
         elif kind is tuple:
             name, node = name_and_node(to)
-            if node is self.identities.node:
-                self._deliver_to_name(name, message)
-            else:
-                self._transmit(node, control.RegSend(sender.pid, name, message))
+            if node is not self.identities.node:
+                session = self.sessions.get(node)
+                if session is not None:
+                    session.queued(session.outbound.send_to_name(sender.pid, name, message))
+                else:
+                    self._transmit(node, control.RegSend(sender.pid, name, message))
+                return
+            self._deliver_to_name(name, message)
         elif kind is Reference:
-            if to.node is self.identities.node:
-                self.signals.deliver_to_alias(to, message)
-            else:
-                self._transmit(to.node, control.AliasSend(sender.pid, to, message))
+            if to.node is not self.identities.node:
+                session = self.sessions.get(to.node)
+                if session is not None:
+                    session.queued(session.outbound.send_to_alias(sender.pid, to, message))
+                else:
+                    self._transmit(to.node, control.AliasSend(sender.pid, to, message))
+                return
+            self.signals.deliver_to_alias(to, message)
         else:
             self._deliver_to_name(to_atom(to), message)
         self.flush()

@@ -26,6 +26,7 @@ from beamnode.wire.handshake import (
     StillWanted,
 )
 from beamnode.wire.inbox import Inbox
+from beamnode.wire.outbound import Outbound
 
 if TYPE_CHECKING:
     from socket import socket
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("beamnode.connection")
 
+# A program that sends and sends without giving the loop a turn: from here on it is written meanwhile.
+WRITE_AT_ONCE_BYTES = 64 * 1024
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
 
@@ -66,6 +69,7 @@ class Session:
         self._machine: Initiator | Acceptor | None = None
         self._channel: Channel | None = None
         self._inbox: Inbox | None = None
+        self.outbound: Outbound  # from the moment it is up
         self._timer: asyncio.TimerHandle | None = None
         self._write_scheduled = False
         self._gone: asyncio.Future[None] | None = None
@@ -184,6 +188,7 @@ class Session:
         assert self.node is not None
         self._channel = self.network.channel(event.flags, now)
         self._inbox = self.network.inbox(self.node)
+        self.outbound = self._channel.outbound
         self._machine = None
         self.stage = Stage.UP
         if not self.network.session_up(self, event):
@@ -207,6 +212,7 @@ class Session:
         assert channel is not None
         assert inbox is not None
         runtime = self.network.runtime
+        runtime.begin_turn()
         try:
             channel.deliver(data, inbox)
         except PeerError as error:
@@ -216,10 +222,11 @@ class Session:
         except Exception as error:
             log.exception("closing the connection with %s: an error of this library", self.node)
             self.end(NetworkError(f"an error of this library: {error!r}"))
-        runtime.flush()
+        finally:
+            runtime.end_turn()
 
     def send(self, record: Record) -> None:
-        """The hot path out: encode now, write once for all that is sent in this turn of the loop.
+        """Encode now, write once for all that is sent in this turn. (Messages go by `outbound` and `queued`.)
 
         What the peer does not know of, for want of a flag, is dropped; who waits for an answer gets it from
         `Network.untold`. Errors: EncodeError; nothing was sent then.
@@ -232,12 +239,22 @@ class Session:
             self.network.untold(self.node, record)
             return
         channel.send(record)
+        self.queued(channel.pending_bytes)
+
+    def queued(self, pending_bytes: int) -> None:
+        """Something waits to be written, so much in all: at the end of this turn, or now if that is a lot."""
         if not self._write_scheduled:
             self._write_scheduled = True
-            self._loop.call_soon(self._write)
+            self.network.runtime.write_soon(self)
+        elif pending_bytes >= WRITE_AT_ONCE_BYTES:
+            self._write_channel()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """The end of a turn: write what waits."""
         self._write_scheduled = False
+        self._write_channel()
+
+    def _write_channel(self) -> None:
         if self._channel is not None and self._stream is not None:
             chunks = self._channel.data_to_send()
             if chunks:
@@ -267,14 +284,14 @@ class Session:
             self.end(error, abort=self.stage is Stage.HANDSHAKE)  # there is nothing to say to who says nothing
             return
         if self.stage is Stage.UP:
-            self._write()
+            self._write_channel()
         self._arm(machine.next_deadline())
 
     def tick(self) -> None:
         """Give the peer a sign of life now."""
         if self._channel is not None and self.stage is Stage.UP:
             self._channel.tick()
-            self._write()
+            self._write_channel()
 
     def set_ticktime(self, net_ticktime: float, net_tickintensity: int) -> None:
         """Wait that long (seconds) for signs of the peer from now on, and give it such as often as that asks for."""
@@ -292,7 +309,7 @@ class Session:
         was = self.stage
         self._disarm()
         if was is Stage.UP and not abort:
-            self._write()
+            self._write_channel()
         self.stage = Stage.ENDED
         if self.dialling is not None and not self.dialling.done() and self.dialling is not asyncio.current_task():
             self.dialling.cancel()

@@ -78,17 +78,20 @@ class Outbound:
         self.frames_written += 1
         self.bytes_written += LENGTH_BYTES + length
 
-    def send_to_pid(self, sender: Pid, to: Pid, message: Any) -> None:
-        """`send` of a `Send`."""
+    def send_to_pid(self, sender: Pid, to: Pid, message: Any) -> int:
+        """`send` of a `Send`; the bytes that wait now."""
         self.send(Send(to, message, sender))
+        return self.pending_bytes
 
-    def send_to_name(self, sender: Pid, name: Atom, message: Any) -> None:
-        """`send` of a `RegSend`."""
+    def send_to_name(self, sender: Pid, name: Atom, message: Any) -> int:
+        """`send` of a `RegSend`; the bytes that wait now."""
         self.send(RegSend(sender, name, message))
+        return self.pending_bytes
 
-    def send_to_alias(self, sender: Pid, alias: Reference, message: Any) -> None:
-        """`send` of an `AliasSend`."""
+    def send_to_alias(self, sender: Pid, alias: Reference, message: Any) -> int:
+        """`send` of an `AliasSend`; the bytes that wait now."""
         self.send(AliasSend(sender, alias, message))
+        return self.pending_bytes
 
     def _encode_control(self, record: Record, atoms: dict[Atom, int] | None) -> tuple[bytearray, Any] | None:
         """The control tuple as bytes, to which the payload can be appended, and the payload; None: drop the record."""
