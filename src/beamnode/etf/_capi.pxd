@@ -1,0 +1,201 @@
+# What the kernel needs of C and of CPython's C API, declared so that Cython neither counts references nor checks errors:
+# every reference is a bare `PyObject *`, and a NULL is passed on by hand. All of it is inline C, alike on 3.11 to 3.13.
+
+from cpython.object cimport PyObject, PyTypeObject
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #include <structmember.h>
+
+    /* --- numbers in network order; compilers make one load and one swap of each --- */
+
+    static inline uint32_t bn_load16(const unsigned char *p) { return (uint32_t)p[0] << 8 | p[1]; }
+    static inline uint32_t bn_load32(const unsigned char *p) {
+        return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    }
+    static inline uint64_t bn_load64(const unsigned char *p) {
+        return (uint64_t)bn_load32(p) << 32 | bn_load32(p + 4);
+    }
+    static inline uint64_t bn_load64_little(const unsigned char *p) {
+        return (uint64_t)p[7] << 56 | (uint64_t)p[6] << 48 | (uint64_t)p[5] << 40 | (uint64_t)p[4] << 32
+            | (uint64_t)p[3] << 24 | (uint64_t)p[2] << 16 | (uint64_t)p[1] << 8 | p[0];
+    }
+    static inline double bn_load_double(const unsigned char *p) {
+        uint64_t bits = bn_load64(p); double value; memcpy(&value, &bits, 8); return value;
+    }
+    static inline void bn_store16(unsigned char *p, uint32_t v) { p[0] = v >> 8 & 255; p[1] = v & 255; }
+    static inline void bn_store32(unsigned char *p, uint32_t v) {
+        p[0] = v >> 24; p[1] = v >> 16 & 255; p[2] = v >> 8 & 255; p[3] = v & 255;
+    }
+    static inline void bn_store64(unsigned char *p, uint64_t v) {
+        bn_store32(p, (uint32_t)(v >> 32)); bn_store32(p + 4, (uint32_t)v);
+    }
+    static inline void bn_store_double(unsigned char *p, double value) {
+        uint64_t bits; memcpy(&bits, &value, 8); bn_store64(p, bits);
+    }
+
+    /* A hash of the bytes of a name, for tables that only remember: collisions cost a look-up, nothing else. */
+    static inline uint64_t bn_hash(const unsigned char *p, Py_ssize_t size) {
+        uint64_t h = (uint64_t)size * 0x9E3779B97F4A7C15ULL;
+        while (size >= 8) { h = (h ^ bn_load64_little(p)) * 0xD6E8FEB86659FD93ULL; h ^= h >> 32; p += 8; size -= 8; }
+        if (size >= 4) {
+            h = (h ^ ((uint64_t)bn_load32(p) << 32 | bn_load32(p + size - 4))) * 0xD6E8FEB86659FD93ULL;
+        } else if (size) {
+            h = (h ^ ((uint64_t)p[0] << 16 | (uint64_t)p[size >> 1] << 8 | p[size - 1])) * 0xD6E8FEB86659FD93ULL;
+        }
+        return h ^ h >> 32;
+    }
+
+    /* --- integers: whether `o` (an int) fits into a long long, and which one it is --- */
+
+    static inline int bn_as_int64(PyObject *o, long long *value) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        if (PyUnstable_Long_IsCompact((PyLongObject *)o)) {
+            *value = (long long)PyUnstable_Long_CompactValue((PyLongObject *)o);
+            return 1;
+        }
+    #else
+        Py_ssize_t size = Py_SIZE(o);
+        if (size >= -1 && size <= 1) {
+            *value = size ? (long long)size * ((PyLongObject *)o)->ob_digit[0] : 0;
+            return 1;
+        }
+    #endif
+        int overflow;
+        *value = PyLong_AsLongLongAndOverflow(o, &overflow);
+        return !overflow;
+    }
+    static inline Py_ssize_t bn_bits(PyObject *o) { return (Py_ssize_t)_PyLong_NumBits(o); }
+    static inline int bn_as_bytes(PyObject *o, unsigned char *to, Py_ssize_t size) { /* 0, or -1 with an error */
+    #if PY_VERSION_HEX >= 0x030D0000
+        return _PyLong_AsByteArray((PyLongObject *)o, to, (size_t)size, 1, 0, 1);
+    #else
+        return _PyLong_AsByteArray((PyLongObject *)o, to, (size_t)size, 1, 0);
+    #endif
+    }
+    static inline PyObject *bn_from_bytes(const unsigned char *from, Py_ssize_t size) {
+        return _PyLong_FromByteArray(from, (size_t)size, 1, 0);
+    }
+
+    /* --- objects --- */
+
+    #define BN_SLOT(o, offset) (*(PyObject **)((char *)(o) + (offset)))
+    static inline PyObject *bn_slot(PyObject *o, Py_ssize_t offset) { return BN_SLOT(o, offset); } /* borrowed, or NULL */
+    static inline void bn_set_slot(PyObject *o, Py_ssize_t offset, PyObject *value) { /* steals; for new objects */
+        BN_SLOT(o, offset) = value;
+    }
+    static inline Py_ssize_t bn_slot_offset(PyObject *descriptor) { /* of a member of `__slots__`; -1: it is none */
+        if (Py_TYPE(descriptor) != &PyMemberDescr_Type) return -1;
+        PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX ? member->offset : -1;
+    }
+    static inline PyObject *bn_new(PyTypeObject *type) { return type->tp_alloc(type, 0); }
+    static inline int bn_same_iter(PyObject *o, PyTypeObject *base) { return Py_TYPE(o)->tp_iter == base->tp_iter; }
+    static inline PyObject *bn_new_dict(Py_ssize_t size) {
+        return size <= 5 ? PyDict_New() : _PyDict_NewPresized(size < 1024 ? size : 1024);
+    }
+    """
+    ctypedef unsigned int uint32_t
+    ctypedef unsigned long long uint64_t
+
+    uint32_t bn_load16(const unsigned char *) noexcept nogil
+    uint32_t bn_load32(const unsigned char *) noexcept nogil
+    uint64_t bn_load64(const unsigned char *) noexcept nogil
+    uint64_t bn_load64_little(const unsigned char *) noexcept nogil
+    double bn_load_double(const unsigned char *) noexcept nogil
+    void bn_store16(unsigned char *, uint32_t) noexcept nogil
+    void bn_store32(unsigned char *, uint32_t) noexcept nogil
+    void bn_store64(unsigned char *, uint64_t) noexcept nogil
+    void bn_store_double(unsigned char *, double) noexcept nogil
+    uint64_t bn_hash(const unsigned char *, Py_ssize_t) noexcept nogil
+
+    bint bn_as_int64(PyObject *, long long *) noexcept
+    Py_ssize_t bn_bits(PyObject *) noexcept
+    int bn_as_bytes(PyObject *, unsigned char *, Py_ssize_t) noexcept
+    PyObject *bn_from_bytes(const unsigned char *, Py_ssize_t) noexcept
+    PyObject *bn_slot(PyObject *, Py_ssize_t) noexcept
+    void bn_set_slot(PyObject *, Py_ssize_t, PyObject *) noexcept
+    Py_ssize_t bn_slot_offset(PyObject *) noexcept
+    PyObject *bn_new(PyTypeObject *) noexcept
+    bint bn_same_iter(PyObject *, PyTypeObject *) noexcept
+    PyObject *bn_new_dict(Py_ssize_t) noexcept
+
+cdef extern from "Python.h":
+    ctypedef struct Py_buffer:
+        void *buf
+        Py_ssize_t len
+        Py_ssize_t itemsize
+        int ndim
+        char *format
+    int PyBUF_SIMPLE
+    int PyBUF_FORMAT
+    int PyBUF_ND
+    int PyBUF_READ
+    int PyObject_GetBuffer(PyObject *, Py_buffer *, int) noexcept
+    void PyBuffer_Release(Py_buffer *) noexcept
+
+    PyObject *Py_None
+    PyObject *Py_True
+    PyObject *Py_False
+    PyTypeObject PyLong_Type
+    PyTypeObject PyFloat_Type
+    PyTypeObject PyBytes_Type
+    PyTypeObject PyByteArray_Type
+    PyTypeObject PyMemoryView_Type
+    PyTypeObject PyUnicode_Type
+    PyTypeObject PyTuple_Type
+    PyTypeObject PyList_Type
+    PyTypeObject PyDict_Type
+    PyTypeObject PyBool_Type
+
+    PyTypeObject *Py_TYPE(PyObject *) noexcept
+    void Py_INCREF(PyObject *) noexcept
+    void Py_DECREF(PyObject *) noexcept
+    void Py_XDECREF(PyObject *) noexcept
+    void Py_CLEAR(PyObject *) noexcept
+    PyObject *PyErr_Occurred() noexcept
+    void PyErr_Clear() noexcept
+    PyObject *PyObject_CallOneArg(PyObject *, PyObject *) noexcept
+
+    bint PyTuple_Check(PyObject *) noexcept
+    bint PyList_Check(PyObject *) noexcept
+    bint PyLong_Check(PyObject *) noexcept
+    bint PyFloat_Check(PyObject *) noexcept
+    PyObject *PyLong_FromLong(long) noexcept
+    PyObject *PyLong_FromLongLong(long long) noexcept
+    PyObject *PyLong_FromUnsignedLongLong(unsigned long long) noexcept
+    unsigned long long PyLong_AsUnsignedLongLong(PyObject *) noexcept
+    PyObject *PyNumber_Negative(PyObject *) noexcept
+    PyObject *PyNumber_Absolute(PyObject *) noexcept
+    PyObject *PyFloat_FromDouble(double) noexcept
+    double PyFloat_AS_DOUBLE(PyObject *) noexcept
+
+    PyObject *PyBytes_FromStringAndSize(const char *, Py_ssize_t) noexcept
+    char *PyBytes_AS_STRING(PyObject *) noexcept
+    Py_ssize_t PyBytes_GET_SIZE(PyObject *) noexcept
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) noexcept
+    char *PyByteArray_AS_STRING(PyObject *) noexcept
+    Py_ssize_t PyByteArray_GET_SIZE(PyObject *) noexcept
+    int PyByteArray_Resize(PyObject *, Py_ssize_t) noexcept
+
+    PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
+    PyObject *PyUnicode_DecodeLatin1(const char *, Py_ssize_t, const char *) noexcept
+    PyObject *PyUnicode_AsUTF8String(PyObject *) noexcept
+    bint PyUnicode_IS_COMPACT_ASCII(PyObject *) noexcept
+    void *PyUnicode_DATA(PyObject *) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(PyObject *) noexcept
+
+    PyObject *PyTuple_New(Py_ssize_t) noexcept
+    PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t) noexcept
+    void PyTuple_SET_ITEM(PyObject *, Py_ssize_t, PyObject *) noexcept
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *) noexcept
+    PyObject *PyList_New(Py_ssize_t) noexcept
+    PyObject *PyList_GET_ITEM(PyObject *, Py_ssize_t) noexcept
+    void PyList_SET_ITEM(PyObject *, Py_ssize_t, PyObject *) noexcept
+    Py_ssize_t PyList_GET_SIZE(PyObject *) noexcept
+    PyObject *PyDict_GetItemWithError(PyObject *, PyObject *) noexcept
+    int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
+    Py_ssize_t PyDict_Size(PyObject *) noexcept
+    bint PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **) noexcept
