@@ -67,6 +67,7 @@ cdef extern from *:
         *value = PyLong_AsLongLongAndOverflow(o, &overflow);
         return !overflow;
     }
+    static inline int bn_is_negative(PyObject *o) { return _PyLong_Sign(o) < 0; }
     static inline Py_ssize_t bn_bits(PyObject *o) { return (Py_ssize_t)_PyLong_NumBits(o); }
     static inline int bn_as_bytes(PyObject *o, unsigned char *to, Py_ssize_t size) { /* 0, or -1 with an error */
     #if PY_VERSION_HEX >= 0x030D0000
@@ -93,7 +94,12 @@ cdef extern from *:
     }
     static inline PyObject *bn_new(PyTypeObject *type) { return type->tp_alloc(type, 0); }
     static inline int bn_same_iter(PyObject *o, PyTypeObject *base) { return Py_TYPE(o)->tp_iter == base->tp_iter; }
-    static inline PyObject *bn_new_dict(Py_ssize_t size) {
+    static inline int bn_is_plain_int(PyObject *o) { /* an int, or of a subclass that does not say what int() gives */
+        return PyLong_Check(o) && Py_TYPE(o)->tp_as_number->nb_int == PyLong_Type.tp_as_number->nb_int;
+    }
+    static inline PyObject **bn_tuple_items(PyObject *o) { return ((PyTupleObject *)o)->ob_item; }
+    static inline PyObject **bn_list_items(PyObject *o) { return ((PyListObject *)o)->ob_item; }
+    static inline PyObject *bn_new_dict(Py_ssize_t size) { /* with room, but not for more than a peer may pretend */
         return size <= 5 ? PyDict_New() : _PyDict_NewPresized(size < 1024 ? size : 1024);
     }
     """
@@ -112,6 +118,7 @@ cdef extern from *:
     uint64_t bn_hash(const unsigned char *, Py_ssize_t) noexcept nogil
 
     bint bn_as_int64(PyObject *, long long *) noexcept
+    bint bn_is_negative(PyObject *) noexcept
     Py_ssize_t bn_bits(PyObject *) noexcept
     int bn_as_bytes(PyObject *, unsigned char *, Py_ssize_t) noexcept
     PyObject *bn_from_bytes(const unsigned char *, Py_ssize_t) noexcept
@@ -120,21 +127,24 @@ cdef extern from *:
     Py_ssize_t bn_slot_offset(PyObject *) noexcept
     PyObject *bn_new(PyTypeObject *) noexcept
     bint bn_same_iter(PyObject *, PyTypeObject *) noexcept
+    bint bn_is_plain_int(PyObject *) noexcept
+    PyObject **bn_tuple_items(PyObject *) noexcept
+    PyObject **bn_list_items(PyObject *) noexcept
     PyObject *bn_new_dict(Py_ssize_t) noexcept
 
 cdef extern from "Python.h":
     ctypedef struct Py_buffer:
         void *buf
         Py_ssize_t len
-        Py_ssize_t itemsize
-        int ndim
-        char *format
     int PyBUF_SIMPLE
-    int PyBUF_FORMAT
-    int PyBUF_ND
     int PyBUF_READ
+    PyObject *PyMemoryView_FromMemory(char *, Py_ssize_t, int) noexcept
     int PyObject_GetBuffer(PyObject *, Py_buffer *, int) noexcept
     void PyBuffer_Release(Py_buffer *) noexcept
+
+    Py_ssize_t PY_SSIZE_T_MAX
+    void *PyMem_Realloc(void *, size_t) noexcept
+    void PyMem_Free(void *) noexcept
 
     PyObject *Py_None
     PyObject *Py_True
@@ -154,21 +164,21 @@ cdef extern from "Python.h":
     void Py_INCREF(PyObject *) noexcept
     void Py_DECREF(PyObject *) noexcept
     void Py_XDECREF(PyObject *) noexcept
-    void Py_CLEAR(PyObject *) noexcept
+    PyObject *PyExc_Exception
     PyObject *PyErr_Occurred() noexcept
+    PyObject *PyErr_NoMemory() noexcept
+    bint PyErr_ExceptionMatches(PyObject *) noexcept
     void PyErr_Clear() noexcept
     PyObject *PyObject_CallOneArg(PyObject *, PyObject *) noexcept
 
     bint PyTuple_Check(PyObject *) noexcept
     bint PyList_Check(PyObject *) noexcept
-    bint PyLong_Check(PyObject *) noexcept
     bint PyFloat_Check(PyObject *) noexcept
     PyObject *PyLong_FromLong(long) noexcept
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnsignedLongLong(unsigned long long) noexcept
-    unsigned long long PyLong_AsUnsignedLongLong(PyObject *) noexcept
     PyObject *PyNumber_Negative(PyObject *) noexcept
-    PyObject *PyNumber_Absolute(PyObject *) noexcept
+    PyObject *PyNumber_Positive(PyObject *) noexcept
     PyObject *PyFloat_FromDouble(double) noexcept
     double PyFloat_AS_DOUBLE(PyObject *) noexcept
 
@@ -192,6 +202,7 @@ cdef extern from "Python.h":
     void PyTuple_SET_ITEM(PyObject *, Py_ssize_t, PyObject *) noexcept
     Py_ssize_t PyTuple_GET_SIZE(PyObject *) noexcept
     PyObject *PyList_New(Py_ssize_t) noexcept
+    PyObject *PyList_AsTuple(PyObject *) noexcept
     PyObject *PyList_GET_ITEM(PyObject *, Py_ssize_t) noexcept
     void PyList_SET_ITEM(PyObject *, Py_ssize_t, PyObject *) noexcept
     Py_ssize_t PyList_GET_SIZE(PyObject *) noexcept

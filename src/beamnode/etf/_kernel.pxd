@@ -40,11 +40,17 @@ cdef struct Writer:
     unsigned char *end
     PyObject *heap            # the bytes object that `start` points into; NULL while that is `scratch`
     PyObject *atoms           # borrowed: the header's table, a dict of Atom -> index that grows, or NULL
-    Py_ssize_t handed_min     # binaries of so many bytes are handed out rather than copied; 0: none
+    bint hands_out            # bytes objects of 64 KiB and more are handed out rather than copied
     Py_ssize_t handed_count
     Py_ssize_t handed_bytes
     Handed *handed
     unsigned char scratch[1024]
+
+
+cdef struct Mark:             # how far a Writer is
+    Py_ssize_t used
+    Py_ssize_t handed_count
+    Py_ssize_t atoms_known
 
 
 # --- Reading ---
@@ -70,8 +76,8 @@ cdef object decode_term(const unsigned char *data, Py_ssize_t *offset, Py_ssize_
 
 # --- Writing ---
 
-# Begin; `atoms` as `encode_into` has it (a dict, or NULL). Always end with `writer_free` unless -1 was returned.
-cdef void writer_init(Writer *w, PyObject *atoms, Py_ssize_t handed_min) noexcept
+# Begin; `atoms` as `encode_into` has it (a dict, or NULL). Always end with `writer_free`.
+cdef void writer_init(Writer *w, PyObject *atoms, bint hands_out) noexcept
 cdef void writer_free(Writer *w) noexcept
 
 # Room for `size` more bytes at `pos`, which the caller then writes and advances. -1: no memory.
@@ -83,8 +89,9 @@ cdef int write_atom(Writer *w, PyObject *atom) noexcept
 cdef int write_pid(Writer *w, PyObject *pid) noexcept
 cdef int write_reference(Writer *w, PyObject *reference) noexcept
 
-# Take back what was written since: `pos - start`, and atoms that the table did not have. (`handed` is not cut.)
-cdef void writer_rewind(Writer *w, Py_ssize_t used, Py_ssize_t atoms_known) noexcept
+# How far it is, and back to there: also the atoms that the table did not have then go.
+cdef Mark writer_mark(Writer *w) noexcept
+cdef void writer_rewind(Writer *w, Mark mark) noexcept
 
 # What was written as one bytes object (only where nothing was handed out). New reference; then only `writer_free`.
 cdef PyObject *writer_bytes(Writer *w) noexcept

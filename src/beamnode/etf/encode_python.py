@@ -30,13 +30,15 @@ from beamnode.etf.terms import (
     Port,
     Reference,
 )
-from beamnode.limits import DEFAULT_LIMITS
+from beamnode.limits import DEFAULT_LIMITS, KIB
 
 AtomTable = dict[Atom, int]
 Opened = tuple[Iterator[Any], bytes | int | None]
+Handed = list[tuple[int, bytes]]  # binaries that are not copied, and the offsets they belong at
 Handler = Callable[[bytearray, Any, AtomTable | None], Opened | None]
 
 HEADER_ATOMS_MAX: Final = 255  # a distribution header counts its atoms in one byte
+HANDED_MIN: Final = 64 * KIB  # bytes objects of this size and more are not copied by `encode_chunks`
 
 _SMALL_INTEGERS: Final = [bytes((tags.SMALL_INTEGER_EXT, value)) for value in range(256)]
 _SMALL_TUPLES: Final = [bytes((tags.SMALL_TUPLE_EXT, arity)) for arity in range(256)]
@@ -61,16 +63,44 @@ def encode_into(out: bytearray, term: Any, atoms: AtomTable | None = None) -> No
     start = len(out)
     known = 0 if atoms is None else len(atoms)
     try:
-        _encode(out, term, atoms)
+        _encode(out, term, atoms, None)
     except BaseException:
         del out[start:]
-        if atoms is not None:
-            while len(atoms) > known:
-                atoms.popitem()
+        _take_back(atoms, known)
         raise
 
 
-def _encode(out: bytearray, root: Any, atoms: AtomTable | None) -> None:
+def encode_chunks(term: Any, atoms: AtomTable | None = None) -> tuple[list[bytes], int]:
+    """The bytes of `term`, without the version byte, in pieces to be written in order, and how many they are in all.
+
+    Each `bytes` in it of 64 KiB or more is a piece of its own: the very object, not a copy. `atoms` as `encode_into`.
+    """
+    out = bytearray()
+    handed: Handed = []
+    known = 0 if atoms is None else len(atoms)
+    try:
+        _encode(out, term, atoms, handed)
+    except BaseException:
+        _take_back(atoms, known)
+        raise
+    chunks: list[bytes] = []
+    begin = 0
+    for at, binary in handed:
+        chunks += (bytes(out[begin:at]), binary)
+        begin = at
+    if begin < len(out) or not chunks:
+        chunks.append(bytes(out[begin:]))
+    return chunks, sum(map(len, chunks))
+
+
+def _take_back(atoms: AtomTable | None, known: int) -> None:
+    """Of a header's table all but the first `known` atoms."""
+    if atoms is not None:
+        while len(atoms) > known:
+            atoms.popitem()
+
+
+def _encode(out: bytearray, root: Any, atoms: AtomTable | None, handed: Handed | None) -> None:
     stack: list[Opened] = []
     iterator: Iterator[Any] = iter((root,))
     tail: bytes | int | None = None
@@ -99,7 +129,10 @@ def _encode(out: bytearray, root: Any, atoms: AtomTable | None) -> None:
                     continue
                 if kind is bytes:
                     out += _pack_length(109, len(term))
-                    out += term
+                    if handed is None or len(term) < HANDED_MIN:
+                        out += term
+                    else:
+                        handed.append((len(out), term))
                     continue
                 if kind is tuple and len(term) < 256:
                     out += _SMALL_TUPLES[len(term)]
@@ -116,7 +149,7 @@ def _encode(out: bytearray, root: Any, atoms: AtomTable | None) -> None:
                     break
             else:
                 if tail is not None:
-                    _finish(out, tail)
+                    _finish(out, tail, handed)
                 if not stack:
                     return
                 iterator, tail = stack.pop()
@@ -124,10 +157,11 @@ def _encode(out: bytearray, root: Any, atoms: AtomTable | None) -> None:
         raise EncodeError(f"{_reason(error, term)}{_place(stack, iterator)}") from None
 
 
-def _finish(out: bytearray, tail: bytes | int) -> None:
+def _finish(out: bytearray, tail: bytes | int, handed: Handed | None) -> None:
     """What follows the last element: the end of a list, or the size of a fun, which counts its own four bytes."""
     if type(tail) is int:
-        _pack_size_into(out, tail, len(out) - tail)
+        elsewhere = sum(len(binary) for at, binary in handed if at > tail) if handed else 0
+        _pack_size_into(out, tail, len(out) - tail + elsewhere)
     else:
         out += tail  # type: ignore[arg-type]
 
