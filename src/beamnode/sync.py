@@ -11,7 +11,8 @@ belongs to the parent: start one in each worker.
 **Processes.** The thread that enters the `with` block is a process of the node: it has a pid and a mailbox. Methods of
 the node (`rpc`, `connect`, `spawn`, `call`, ...) may be used by any thread. The functions that act on the current
 process (`self`, `send`, `receive`, `GenServer.call`, ...) need one: another thread becomes a process, with a mailbox of
-its own, in `with node.process():`. Threads of one process share its mailbox, so that only one may wait at a time.
+its own, in `with node.process():`. Threads of one process share its mailbox, so that only one may be in `receive` at a
+time; calls may be made by several.
 
 **Waiting.** Ctrl-C interrupts a wait: KeyboardInterrupt is raised, and nobody waits any more. A node that is stopped by
 another thread ends every wait with ProcessExit or NotAliveError.

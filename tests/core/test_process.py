@@ -96,11 +96,11 @@ def test_what_is_removed_is_the_first_that_matches() -> None:
     mailbox = filled(1, 2, 3, 2)
     match = Counting(9)
     mailbox.take(match)
-    assert mailbox.remove(lambda message: message == 2)
+    assert mailbox.remove(lambda message: message == 2) == 2
     assert list(mailbox.messages) == [1, 3, 2]
     assert mailbox.take(match) is NOTHING
     assert match.seen[4:] == [1, 3, 2], "the place that was looked at has moved"
-    assert not mailbox.remove(lambda message: message == 9)
+    assert mailbox.remove(lambda message: message == 9) is NOTHING
 
 
 @pytest.mark.parametrize("arriving", [3, 50])

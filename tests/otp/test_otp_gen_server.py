@@ -369,6 +369,31 @@ def test_ours_calls_theirs(world: World) -> None:
     asyncio.run(main())
 
 
+def test_one_process_of_ours_asks_several_at_once(world: World) -> None:
+    """Also one that answers to the pid, as what knows of no aliases does."""
+    old = (
+        "spawn(fun F() -> receive {'$gen_call', {From, Tag}, N} -> timer:sleep(10 * (5 - N)), From ! {Tag, N}, F() end "
+        "end)"
+    )
+
+    async def main() -> None:
+        async with world.node() as node:
+            await node.connect("peer@127.0.0.1")
+            await world.erl(THEIRS)
+            pid = await world.erl("{ok, P} = gen_server:start(theirs, 1, []), P")
+            olds = [await world.erl(old) for _ in range(5)]
+            calls = [GenServer.call(server, n) for n, server in enumerate(olds)]
+            others = [GenServer.call(pid, a.late), sys.get_state(pid)]
+            assert await asyncio.gather(*calls, *others) == [0, 1, 2, 3, 4, a.late, 1]
+            ends = [GenServer.call(pid, (a.exit, a.because)), GenServer.call(pid, a.get)]
+            failed = await asyncio.gather(*ends, return_exceptions=True)
+            assert [failure.cause for failure in failed if isinstance(failure, CallFailed)] == [a.because, a.because]
+            with pytest.raises(TimeoutError):
+                await receive(timeout=0)
+
+    asyncio.run(main())
+
+
 def test_ours_calls_an_agent_and_state_of_every_shape(world: World) -> None:
     async def main() -> None:
         async with world.node() as node:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from beamnode.errors import ProcessExit
-from beamnode.etf import Atom, Pid, Reference
+from beamnode.etf import Atom, ImproperList, Pid, Reference, a
 
 Match = Callable[[Any], bool]
 
@@ -19,6 +19,8 @@ class _Nothing(Enum):
 
 
 NOTHING: Final = _Nothing.NOTHING  # no message, where None would be one
+
+_ALIAS: Final = a.alias
 
 _INDEXED_MAX = 1000  # so many messages from the end are looked at by index, which a deque finds slowly in its middle
 
@@ -67,14 +69,44 @@ class Mailbox:
         """The next `take` looks at every message again: a new receive begins."""
         self._match = None
 
-    def remove(self, match: Match) -> bool:
-        """Throw away the first message for which `match` is true (`demonitor(..., flush)`). True if there was one."""
+    def remove(self, match: Match) -> Any:
+        """Take the first message for which `match` is true, whoever else is receiving; else NOTHING."""
         for index, message in enumerate(self.messages):
             if match(message):
                 del self.messages[index]
                 self._match = None
-                return True
-        return False
+                return message
+        return NOTHING
+
+
+def reference_in(message: Any) -> Reference | None:
+    """The reference that says whose answer a message is: of `{[alias|Reference], Reply}`, which gen.erl has servers
+    send, or of `{'DOWN', Reference, process, Object, Reason}`, which a monitor leaves; None in every other message.
+    """
+    if type(message) is not tuple:
+        return None
+    if len(message) == 2:
+        tag = message[0]
+        reference = (
+            tag.tail if type(tag) is ImproperList and len(tag.elements) == 1 and tag.elements[0] is _ALIAS else None
+        )
+    else:
+        reference = message[1] if len(message) == 5 else None
+    return reference if type(reference) is Reference else None
+
+
+class Slot:
+    """A place beside the mailbox for the one message with a certain reference (`reference_in`).
+
+    Who has asked something waits here for the answer, whatever the mailbox holds and whoever else waits: this is what
+    the receive marker is to OTP. A second message with the same reference is dropped.
+    """
+
+    __slots__ = ("message", "waiter")
+
+    def __init__(self) -> None:
+        self.message: Any = NOTHING
+        self.waiter: Any = None  # the driver's, while somebody waits; it gets it back in `Signals.answered`
 
 
 class Origin:
@@ -146,6 +178,7 @@ class Process:
         "body",
         "ends_unwatched",
         "exit_reason",
+        "expected",
         "group_leader",
         "initial_call",
         "links",
@@ -164,6 +197,7 @@ class Process:
     def __init__(self, pid: Pid, group_leader: Pid | None, initial_call: Any) -> None:
         self.pid = pid
         self.mailbox = Mailbox()
+        self.expected: dict[Reference, Slot] = {}  # messages that do not go to the mailbox
         self.links: dict[Pid, Link] = {}
         self.monitors: dict[Reference, Monitor] = {}
         self.watchers: dict[Reference, Watcher] = {}

@@ -1,10 +1,11 @@
 """The rules of signals: links, monitors, aliases, names, exits, for one node; local and remote follow the same ones.
 
-Calls change the tables at once and leave what must happen outside in three lists, which the driver empties after each
+Calls change the tables at once and leave what must happen outside in four lists, which the driver empties after each
 call or batch of calls:
 
 - `outgoing`: (node, control record) to transmit, in order. Signals from one process to another keep their order.
 - `ready`: processes whose body waits and whose mailbox got something.
+- `answered`: who waited for the message with a certain reference, which is in its slot now.
 - `ended`: processes whose end has been decided: their bodies must be stopped.
 
 A remote tie is kept on our side only (`Process.links`, `.monitors`, `.watchers`) and indexed by node (`_Ties`), so
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.core.identity import Identities
-from beamnode.core.process import AliasKind, Link, Monitor, Origin, Process, Watcher
+from beamnode.core.process import NOTHING, AliasKind, Link, Monitor, Origin, Process, Slot, Watcher, reference_in
 from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.wire import control
@@ -51,6 +52,7 @@ class Signals:
         self.node = identities.node
         self.outgoing: list[tuple[Atom, control.Record]] = []
         self.ready: list[Process] = []
+        self.answered: list[Any] = []  # waiters of slots
         self.ended: list[Process] = []
         self._processes: dict[int, Process] = {}  # by _key(pid)
         self._names: dict[Atom, Process] = {}
@@ -135,7 +137,9 @@ class Signals:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     def deliver(self, process: Process, message: Any) -> None:
-        """Put `message` in the mailbox of a living process."""
+        """Put `message` in the mailbox of a living process, or where it is expected."""
+        if process.expected and self._fill_slot(process, message):
+            return
         process.mailbox.messages.append(message)
         if process.waiting:
             process.waiting = False
@@ -144,6 +148,18 @@ class Signals:
     def deliver_from(self, node: Atom, process: Process, message: Any) -> None:
         """`deliver` what came through the connection with `node`."""
         self.deliver(process, Origin(node, message) if process.tells_origin else message)
+
+    def _fill_slot(self, process: Process, message: Any) -> bool:
+        """Whether there is a slot for this message, and it is there now (dropped, where one was there before)."""
+        reference = reference_in(message)
+        slot = None if reference is None else process.expected.get(reference)
+        if slot is None:
+            return False
+        if slot.message is NOTHING:
+            slot.message = message
+            if slot.waiter is not None:
+                self.answered.append(slot.waiter)
+        return True
 
     def deliver_to_pid(self, pid: Pid, message: Any) -> None:
         process = self.lookup(pid)
@@ -239,10 +255,17 @@ class Signals:
     # --- Monitors -----------------------------------------------------------------------------------------------------
 
     def monitor(
-        self, process: Process, target: Target, *, alias: AliasKind | None = None, tag: Any = a.DOWN
+        self,
+        process: Process,
+        target: Target,
+        *,
+        alias: AliasKind | None = None,
+        tag: Any = a.DOWN,
+        expected: bool = False,
     ) -> Reference:
         """Watch a pid, a local name or `(name, node)`: `{tag, Reference, process, Object, Reason}`, once.
 
+        With `expected`, that message and a reply with the reference go to a slot of their own instead of the mailbox.
         Watching oneself is allowed and does nothing; not even the alias is made.
         """
         process.check_alive()
@@ -253,6 +276,8 @@ class Signals:
             return reference
         if alias is not None:
             self._add_alias(process, reference, alias)
+        if expected:
+            process.expected[reference] = Slot()
         entry = process.monitors[reference] = Monitor(watched, node, tag)
         if node is not self.node:
             self._ties_with(node).monitors[reference] = process
@@ -271,7 +296,8 @@ class Signals:
         self._unalias_with_monitor(process, reference)
         if entry is not None:
             self._forget_monitor(process, reference, entry)
-        elif flush:  # a monitor that was still there has left no message
+        slot = process.expected.pop(reference, None) if flush else None
+        if flush and entry is None and slot is None:  # one that was still there has left no message
             process.mailbox.remove(
                 lambda message: type(message) is tuple and len(message) == 5 and message[1] == reference
             )

@@ -3,7 +3,7 @@
 What the floors above use of it is named here.
 """
 
-from beamnode.core.process import AliasKind, Origin
+from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.epmd import Epmd
@@ -35,6 +35,7 @@ from beamnode.node.functions import (
 )
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
+from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "reason_of",
     "receive",
     "receive_blocking",
+    "receive_tagged",
+    "reference_in",
     "register",
     "self",
     "send",

@@ -121,12 +121,16 @@ def unlink(pid: Pid) -> None:
     _act(lambda runtime, process: runtime.signals.unlink(process, pid))
 
 
-def monitor(target: Destination, *, alias: AliasKind | str | None = None, tag: Any = a.DOWN) -> Reference:
+def monitor(
+    target: Destination, *, alias: AliasKind | str | None = None, tag: Any = a.DOWN, expected: bool = False
+) -> Reference:
     """Watch a pid, a name or `(name, node)`.
 
     One message `(a.DOWN, reference, a.process, pid_or_name_and_node, reason)` tells of its end; at once with `noproc`
     when there is no such process, with `noconnection` when its node is lost. With `alias` ("explicit_unalias",
     "demonitor" or "reply_demonitor") the reference also is an alias of the current process; `tag` replaces `DOWN`.
+    With `expected` the message, or a reply that carries the reference, does not come to the mailbox: `receive_tagged`
+    gets it, and `demonitor(reference, flush=True)` must follow.
     """
     watched: Target
     if isinstance(target, tuple):
@@ -138,7 +142,9 @@ def monitor(target: Destination, *, alias: AliasKind | str | None = None, tag: A
     else:
         raise UsageError(f"a process to monitor is a pid, a name or (name, node), not {target!r}")
     kind = None if alias is None else _alias_kind(alias)
-    reference: Reference = _act(lambda runtime, process: runtime.signals.monitor(process, watched, alias=kind, tag=tag))
+    reference: Reference = _act(
+        lambda runtime, process: runtime.signals.monitor(process, watched, alias=kind, tag=tag, expected=expected)
+    )
     return reference
 
 
@@ -319,7 +325,7 @@ def _info(process: Process, leader: Pid) -> dict[str, Any]:
     return {
         "registered_name": process.name,
         "initial_call": process.initial_call,
-        "status": "waiting" if process.waiting else "running",
+        "status": "waiting" if process.waiting or process.expected else "running",
         "message_queue_len": len(process.mailbox),
         "links": [pid for pid, entry in process.links.items() if entry.active],
         "monitors": [monitor.down_object() for monitor in process.monitors.values()],

@@ -28,6 +28,7 @@ from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
+from beamnode.node.tagged import wake
 from beamnode.wire import control
 
 if TYPE_CHECKING:
@@ -76,9 +77,19 @@ class Runtime:
         signals, spawning = self.signals, self.spawning
         self._flushing = True
         try:
-            while signals.outgoing or signals.ready or signals.ended or spawning.requests or spawning.answered:
+            while (
+                signals.outgoing
+                or signals.ready
+                or signals.ended
+                or signals.answered
+                or spawning.requests
+                or spawning.answered
+            ):
                 self._flush_outgoing()
                 self._flush_ready()
+                answered, signals.answered = signals.answered, []
+                for waiter in answered:
+                    wake(waiter)
                 self._flush_ended()
                 self._flush_spawning()
         finally:
@@ -145,6 +156,9 @@ class Runtime:
         ended, self.signals.ended = self.signals.ended, []
         for process in ended:
             self.node_monitors.forget(process)
+            for slot in process.expected.values():
+                if slot.waiter is not None:
+                    wake(slot.waiter)
             if process.body is not None:
                 process.body.stop()
                 task = getattr(process.body, "task", None)

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
-from beamnode.node import current_body, demonitor, monitor, receive, self, send, whereis
+from beamnode.node import demonitor, monitor, receive_tagged, reference_in, self, send, whereis
 
 CALL: Final = Atom("$gen_call")  # labels; named here because only a dotted name can stand in a `match`
 CAST: Final = Atom("$gen_cast")
@@ -18,7 +18,6 @@ Server: TypeAlias = Pid | Atom | str | tuple[Atom | str, Atom | str]
 From: TypeAlias = tuple[Pid, Any]
 """Who calls, and the tag that its reply must carry."""
 
-_DOWN: Final = a.DOWN
 _ALIAS: Final = a.alias
 _ALIAS_LIST: Final = (_ALIAS,)
 _NO_DISTRIBUTED_NAMES: Final = (
@@ -27,12 +26,25 @@ _NO_DISTRIBUTED_NAMES: Final = (
 )
 
 
-def request(server: Server, label: Atom, request: Any) -> Reference:
-    """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN."""
+def request(server: Server, label: Atom, request: Any, *, expected: bool = False) -> Reference:
+    """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN.
+
+    With `expected` it comes to `response` alone and not to the mailbox; `response`, or `demonitor(..., flush=True)`,
+    must follow.
+    """
     check_name(server)
-    reference = monitor(server, alias="reply_demonitor")
-    send(server, (label, (self(), ImproperList(_ALIAS_LIST, reference)), request))
+    reference = monitor(server, alias="reply_demonitor", expected=expected)
+    try:
+        send(server, (label, (self(), tag_of(reference)), request))
+    except BaseException:
+        demonitor(reference, flush=True)
+        raise
     return reference
+
+
+def tag_of(reference: Reference) -> ImproperList:
+    """What a From and its reply carry, when the reference is an alias."""
+    return ImproperList(_ALIAS_LIST, reference)
 
 
 async def call(server: Server, label: Atom, question: Any, timeout: float | None) -> Any:
@@ -42,23 +54,20 @@ async def call(server: Server, label: Atom, question: Any, timeout: float | None
     ends meanwhile, or is the caller itself (`calling_self`); TimeoutError, after which a late reply is dropped.
     """
     check_not_self(server)
-    return await response(request(server, label, question), timeout)
+    return await response(request(server, label, question, expected=True), timeout)
 
 
 async def response(reference: Reference, timeout: float | None) -> Any:
     """Wait for the reply to a `request`, which is over afterwards. Errors: as `call`."""
     try:
-        message = await receive(lambda got: is_answer(got, reference), timeout=timeout)
-    except BaseException:
-        abandon(reference)
-        raise
-    demonitor(reference, flush=True)
-    return opened(message)
+        return opened(await receive_tagged(reference, timeout=timeout))
+    finally:
+        demonitor(reference, flush=True)
 
 
 async def await_response(reference: Reference, timeout: float | None) -> Any:
     """As `response`, but after a TimeoutError the request goes on, and may be waited for again."""
-    message = await receive(lambda got: is_answer(got, reference), timeout=timeout)
+    message = await receive_tagged(reference, timeout=timeout)
     demonitor(reference, flush=True)
     return opened(message)
 
@@ -70,12 +79,7 @@ def is_from(sender: Any) -> bool:
 
 def is_answer(message: Any, reference: Reference) -> bool:
     """Whether a message is the reply to the `request` that gave `reference`, or tells of the server's end."""
-    if type(message) is not tuple:
-        return False
-    if len(message) == 2:
-        tag = message[0]
-        return type(tag) is ImproperList and tag.tail == reference and tuple(tag.elements) == _ALIAS_LIST
-    return len(message) == 5 and message[0] is _DOWN and message[1] == reference
+    return reference_in(message) == reference
 
 
 def opened(message: Any) -> Any:
@@ -83,13 +87,6 @@ def opened(message: Any) -> Any:
     if len(message) == 5:
         raise ProcessExit(message[4])
     return message[1]
-
-
-def abandon(reference: Reference) -> None:
-    """Nobody waits for the reply to a `request` any more: it is dropped, also when it is there already."""
-    demonitor(reference, flush=True)
-    body = current_body()
-    body.runtime.on_loop(body.process.mailbox.remove, lambda got: is_answer(got, reference))
 
 
 def reply(sender: Any, answer: Any) -> None:

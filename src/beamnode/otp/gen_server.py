@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node import send
+from beamnode.node import demonitor, send
 from beamnode.otp import gen, proc_lib, server_loop
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout, blocking
 from beamnode.otp.proc_lib import StartFailed
@@ -93,7 +93,7 @@ class GenServer(Handlers):
 
     @staticmethod
     async def call(server: gen.Server, request: Any, timeout: float | None = CALL_SECONDS) -> Any:
-        """Ask a server (pid, name, `(name, node)`) and wait for its reply.
+        """Ask a server (pid, name, `(name, node)`) and wait for its reply; several tasks of a process may at a time.
 
         Errors: CallFailed, a ProcessExit, at once when the server is not there or ends; TimeoutError after `timeout`
         seconds (a reply that comes later is dropped).
@@ -151,7 +151,7 @@ class GenServer(Handlers):
         """
         if not gen.is_answer(message, request):
             return NO_REPLY
-        gen.abandon(request)
+        demonitor(request, flush=True)
         return gen.opened(message)
 
     @staticmethod
@@ -160,7 +160,7 @@ class GenServer(Handlers):
     ) -> tuple[list[tuple[Atom, Any]], list[Atom]]:
         """Call the server `name` on every node; the replies by node, and the nodes that gave none in time."""
         loop = asyncio.get_running_loop()
-        requests = [(Atom(str(node)), gen.request((name, node), gen.CALL, request)) for node in nodes]
+        requests = [(Atom(str(node)), gen.request((name, node), gen.CALL, request, expected=True)) for node in nodes]
         deadline = None if timeout is None else loop.time() + timeout
         replies: list[tuple[Atom, Any]] = []
         silent: list[Atom] = []
@@ -173,7 +173,7 @@ class GenServer(Handlers):
                     silent.append(node)
         finally:
             for _, reference in requests[len(replies) + len(silent) :]:
-                gen.abandon(reference)
+                demonitor(reference, flush=True)
         return replies, silent
 
     @staticmethod

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from beamnode.errors import ProcessExit
-from beamnode.etf import Pid, Reference, a
+from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import demonitor, exit, monitor, receive, self, send, spawn, spawn_link, unlink
+from beamnode.node import current_body, demonitor, exit, monitor, receive_tagged, send, spawn, spawn_link, unlink
 from beamnode.otp import gen
 
 
@@ -31,25 +31,24 @@ async def start(
     With `link`, a process that ends with another reason than `normal` takes the current one along, unless that traps
     exits: then StartFailed is all that it hears of it.
     """
-    starter, mark = self(), object()
 
     def acknowledge(result: Any) -> None:
-        send(starter, (mark, result))
+        send(reference, (gen.tag_of(reference), result))
 
     pid = (spawn_link if link else spawn)(function, acknowledge, *args)
-    reference = monitor(pid)
+    reference = monitor(pid, alias="reply_demonitor", expected=True)
     try:
-        message = await receive(lambda got: _is_answer(got, mark, reference), timeout=timeout)
+        message = await receive_tagged(reference, timeout=timeout)
     except BaseException:
         unlink(pid)
         exit(pid, a.kill)
         raise
     finally:
         demonitor(reference, flush=True)
-    if message[0] is mark:
+    if len(message) == 2:
         return message[1]
     if link:
-        await _drop_exit_message(pid)
+        _drop_exit_message(pid)
     raise StartFailed(message[4])
 
 
@@ -60,30 +59,20 @@ async def stop(server: gen.Server, reason: Any = a.normal, timeout: float | None
     itself (`calling_self`); TimeoutError: it goes on ending.
     """
     gen.check_not_self(server)
-    reference = monitor(server)
-    request = gen.request(server, gen.SYSTEM, (a.terminate, reason))
+    reference = monitor(server, expected=True)
     try:
-        message = await receive(lambda got: _is_down(got, reference), timeout=timeout)
+        request = gen.request(server, gen.SYSTEM, (a.terminate, reason), expected=True)
+        try:
+            message = await receive_tagged(reference, timeout=timeout)
+        finally:
+            demonitor(request, flush=True)
     finally:
         demonitor(reference, flush=True)
-        gen.abandon(request)
     if message[4] != reason:
         raise ProcessExit(message[4])
 
 
-def _is_answer(message: Any, mark: object, reference: Reference) -> bool:
-    if not isinstance(message, tuple):
-        return False
-    return (len(message) == 2 and message[0] is mark) or _is_down(message, reference)
-
-
-def _is_down(message: Any, reference: Reference) -> bool:
-    return isinstance(message, tuple) and len(message) == 5 and message[0] is a.DOWN and message[1] == reference
-
-
-async def _drop_exit_message(pid: Pid) -> None:
+def _drop_exit_message(pid: Pid) -> None:
     """A starter that traps exits learns of the failure from `start`; its EXIT message would tell it twice."""
-    try:
-        await receive(lambda got: isinstance(got, tuple) and len(got) == 3 and got[:2] == (a.EXIT, pid), timeout=0)
-    except TimeoutError:
-        return
+    mailbox = current_body().process.mailbox
+    mailbox.remove(lambda got: isinstance(got, tuple) and len(got) == 3 and got[:2] == (a.EXIT, pid))

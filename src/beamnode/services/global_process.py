@@ -10,7 +10,7 @@ from typing import Any, Final
 from beamnode.errors import BeamnodeError, EncodeError, NodeNameError, ProcessExit
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
 from beamnode.etf.shown import shown
-from beamnode.node import Node, demonitor, exit, monitor, receive, send, spawn
+from beamnode.node import Node, demonitor, exit, monitor, receive, receive_tagged, send, spawn
 from beamnode.node import self as own_pid
 from beamnode.otp import gen
 from beamnode.services.global_actions import (
@@ -167,7 +167,7 @@ class GlobalProcess:
         arguments = [mark, action.module, action.function, list(action.arguments)]
         try:
             _, reference = await self._node.spawn_monitor(action.node, a.erpc, a.execute_call, arguments)
-            message = await receive(lambda got: isinstance(got, tuple) and len(got) == 5 and got[1] == reference)
+            message = await receive_tagged(reference)
         except BeamnodeError as error:
             log.warning("calling %s:%s on %s failed: %s", action.module, action.function, action.node, error)
         else:

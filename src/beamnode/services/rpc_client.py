@@ -11,7 +11,7 @@ from typing import Any
 
 from beamnode.errors import SpawnError
 from beamnode.etf import Atom, Reference, a
-from beamnode.node import Node, demonitor, receive
+from beamnode.node import Node, demonitor, receive_tagged
 from beamnode.node import self as own_pid
 from beamnode.services.remote_errors import (
     RemoteError,
@@ -47,14 +47,10 @@ async def _call(node: Node, where: Name, module: Atom, function: Atom, args: lis
     what = f"{call_text(module, function, len(args))} on {where}"
     mark = own_pid()
     reference: Reference | None = None
-
-    def answers(message: Any) -> bool:
-        return isinstance(message, tuple) and len(message) == 5 and message[1] == reference
-
     try:
         async with asyncio.timeout(timeout):
             _, reference = await node.spawn_monitor(where, a.erpc, a.execute_call, [mark, module, function, args])
-            message = await receive(answers)
+            message = await receive_tagged(reference)
     except SpawnError as error:
         raise _failed(node, where, what, error) from error
     except TimeoutError:

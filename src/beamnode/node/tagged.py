@@ -1,0 +1,75 @@
+"""Waiting for the one message that carries a reference: an answer, whoever else of the process waits for what else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from beamnode.core.process import NOTHING, Slot, reference_in
+from beamnode.errors import UsageError
+from beamnode.etf import Reference
+from beamnode.node.body import Body
+from beamnode.node.current import current_body
+
+
+def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+    """Await the message that carries `reference`: `{[alias|Reference], Reply}`, or what a monitor tells of an end.
+
+    Several tasks and threads of one process may wait at a time, each for a reference of its own, also while another is
+    in `receive`. The mailbox is not looked at for a monitor that was made with `expected`; for others, once.
+
+    `timeout` is in seconds; TimeoutError when it did not come: from then on it goes to the mailbox, or, with
+    `expected`, still to its slot, until `demonitor(reference, flush=True)` takes that away.
+    """
+    body = current_body()
+    if not body.runtime.on_its_loop():
+        raise UsageError("this code runs in a thread: use the blocking names of beamnode.sync instead of awaiting")
+    return _receive_tagged(body, reference, timeout)
+
+
+async def _receive_tagged(body: Body, reference: Reference, timeout: float | None) -> Any:
+    body.check_alive()
+    process, mailbox = body.process, body.process.mailbox
+    slot = process.expected.get(reference)
+    lent = slot is None
+    if slot is None:
+        message = mailbox.remove(lambda got: reference_in(got) == reference)
+        if message is not NOTHING:
+            return message
+        slot = process.expected[reference] = Slot()
+    elif slot.waiter is not None:
+        raise UsageError(f"another task of {process.pid!r} waits for the same answer already")
+    try:
+        if slot.message is NOTHING:
+            await _wait(body, slot, timeout)
+        body.check_alive()
+        if slot.message is NOTHING:
+            raise TimeoutError(f"no answer within {timeout} s")
+        message, slot.message = slot.message, NOTHING
+        return message
+    finally:
+        if lent:
+            del process.expected[reference]
+            if slot.message is not NOTHING:  # it came with the cancellation: the next who asks for it finds it
+                mailbox.messages.appendleft(slot.message)
+                mailbox.restart()
+
+
+async def _wait(body: Body, slot: Slot, timeout: float | None) -> None:
+    """Until the message is there, the time is over, or the process has ended."""
+    loop = body.runtime.loop
+    waiter = slot.waiter = loop.create_future()
+    timer = None if timeout is None else loop.call_later(max(timeout, 0), wake, waiter)
+    try:
+        await waiter
+    finally:
+        slot.waiter = None
+        if timer is not None:
+            timer.cancel()
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let who waits look again."""
+    if not waiter.done():
+        waiter.set_result(None)
