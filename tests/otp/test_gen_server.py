@@ -294,11 +294,11 @@ def test_stop_in_each_handler(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
-def test_stop_replies_first() -> None:
+def test_stop_replies_when_terminate_has_run() -> None:
     async def main() -> None:
         pid = await Scripted.start(self())
         assert await GenServer.call(pid, lambda *_: Stop(reply=a.bye)) is a.bye
-        assert await receive(timeout=5) == (a.terminate, a.normal)
+        assert await receive(timeout=0) == (a.terminate, a.normal)
 
         def stop(*_: Any) -> Any:
             raise Stop((a.shutdown, 1), reply=5)
@@ -307,6 +307,25 @@ def test_stop_replies_first() -> None:
         assert await GenServer.call(pid, stop) == 5
 
     in_a_node(main)
+
+
+def test_stop_replies_when_terminate_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(GenServer):
+        def handle_call(self, request: Any, sender: Any) -> Any:
+            return Stop(reply=a.bye)
+
+        def terminate(self, reason: Any) -> None:
+            raise KeyError("terminate")
+
+    async def main() -> None:
+        pid = await Failing.start()
+        assert await GenServer.call(pid, a.x) is a.bye
+        reference = monitor(pid)
+        assert (await receive(timeout=5))[1] == reference
+        await left_behind_nothing()
+
+    in_a_node(main)
+    assert "KeyError: 'terminate'" in caplog.text
 
 
 def boom(*_: Any) -> Any:

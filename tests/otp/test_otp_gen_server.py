@@ -19,10 +19,13 @@ from beamnode import (
     Node,
     Pid,
     ProcessExit,
+    Stop,
     a,
     blocking,
     monitor,
     receive,
+    self,
+    send,
     trap_exit,
 )
 from beamnode.otp import sys
@@ -40,13 +43,15 @@ THEIRS = r"""
     Forms = [Parse(Text) || Text <- [
         "-module(theirs).",
         "-behaviour(gen_server).",
-        "-export([init/1, handle_call/3, handle_cast/2]).",
+        "-export([init/1, handle_call/3, handle_cast/2, terminate/2]).",
         "init(State) -> {ok, State}.",
         "handle_call(get, _, State) -> {reply, State, State}; "
         "handle_call(late, From, State) -> spawn(fun () -> gen_server:reply(From, late) end), {noreply, State}; "
         "handle_call(silent, _, State) -> {noreply, State}; "
+        "handle_call({stop, Pid}, _, _) -> {stop, normal, replied, Pid}; "
         "handle_call({exit, Reason}, _, _) -> exit(Reason).",
-        "handle_cast(State, _) -> {noreply, State}."]],
+        "handle_cast(State, _) -> {noreply, State}.",
+        "terminate(_, Pid) when is_pid(Pid) -> Pid ! terminated; terminate(_, _) -> ok."]],
     {ok, Module, Binary} = compile:forms(Forms),
     {Loaded, Module} = code:load_binary(Module, "theirs.erl", Binary),
     {Loaded, Module, Binary}
@@ -390,6 +395,33 @@ def test_one_process_of_ours_asks_several_at_once(world: World) -> None:
             assert [failure.cause for failure in failed if isinstance(failure, CallFailed)] == [a.because, a.because]
             with pytest.raises(TimeoutError):
                 await receive(timeout=0)
+
+    asyncio.run(main())
+
+
+def test_a_reply_of_a_server_that_stops_comes_after_its_terminate(world: World) -> None:
+    """Theirs does so, and ours as well; both messages travel between the same two processes, in order."""
+
+    class Stopping(GenServer):
+        def handle_call(self, request: Any, sender: Any) -> Any:
+            self.owner = sender[0]
+            return Stop(reply=a.replied)
+
+        def terminate(self, reason: Any) -> None:
+            send(self.owner, a.terminated)
+
+    async def main() -> None:
+        async with world.node() as node:
+            await node.connect("peer@127.0.0.1")
+            await world.erl(THEIRS)
+            pid = await world.erl("{ok, P} = gen_server:start(theirs, 1, []), P")
+            request = GenServer.send_request(pid, (a.stop, self()))
+            assert await receive(timeout=5) is a.terminated
+            assert GenServer.check_response(await receive(timeout=5), request) is a.replied
+            await Stopping.start(name="stopping")
+            ask = "gen_server:send_request({stopping, 'py@127.0.0.1'}, x)"
+            order = f"{ask}, receive One -> receive {{_, Two}} -> {{One, Two}} end end"
+            assert await world.erl(order) == (a.terminated, a.replied)
 
     asyncio.run(main())
 

@@ -26,9 +26,10 @@ NO_REPLY: Final = _NoReply()
 
 
 class Stop(Exception):
-    """Raise it (or return it) in a handler to end the server with `reason`; in `handle_call`, `reply` goes out first.
+    """Raise it (or return it) in a handler to end the server with `reason`; in `handle_call`, `reply` goes out last.
 
-    In `init` it means that the server does not start: `start` raises StartFailed with the reason.
+    It does so when `terminate` has run, as in OTP. In `init` it means that the server does not start: `start` raises
+    StartFailed with the reason.
     """
 
     def __init__(self, reason: Any = a.normal, *, reply: Any = NO_REPLY) -> None:

@@ -87,6 +87,7 @@ class _Loop:
         self._system = System(server, parent)
         self._timeout: float | None = None
         self._last: Any = _NO_MESSAGE  # for the log
+        self._farewell: tuple[gen.From, Any] | None = None  # a reply that goes out when `terminate` has run
         self._worker = Worker(f"beamnode {self._process.pid!r}") if server.handlers_block else None
 
     async def start(self, acknowledge: Callable[[Any], None], args: tuple[Any, ...], name: Atom | str | None) -> None:
@@ -161,7 +162,7 @@ class _Loop:
                 raise answer
         except Stop as stop:
             if stop.reply is not NO_REPLY:
-                self._reply(sender, stop.reply)
+                self._farewell = sender, stop.reply
             raise
         then: Any = None
         if isinstance(answer, Reply):
@@ -221,6 +222,8 @@ class _Loop:
             error, reason = failure, _reason(failure)
         if not _is_orderly(reason):
             self._log(error, reason)
+        if self._farewell is not None and self._process.alive:
+            self._reply(*self._farewell)
         raise ProcessExit(reason) from None
 
     def _log(self, error: BaseException, reason: Any) -> None:
