@@ -270,6 +270,20 @@ def test_one_thread(world: RpcWorld) -> None:
     asyncio.run(main())
 
 
+def test_calls_that_were_given_up_do_not_starve_later_ones(world: RpcWorld) -> None:
+    async def main() -> None:
+        async with world.node(call_threads=1) as node:
+            node.expose(rpc_functions, module="py")
+            rpc_functions.marks.clear()
+            given_up = "(catch erpc:call(N, py, sleep_in_thread, [2], 50))"
+            later = "rpc:call(N, py, sqrt, [4], 1000)"
+            assert await world.erl(with_n(f"{given_up}, {given_up}, {later}", node)) == 2.0
+            assert rpc_functions.marks == [], "both are still running"
+            await asyncio.sleep(2)
+
+    asyncio.run(main())
+
+
 def test_computing_does_not_lose_the_node(world: RpcWorld) -> None:
     """Ten seconds (or more) of Python in a thread, at a net_ticktime of 4 s: others are answered, nobody goes."""
 

@@ -100,7 +100,7 @@ class Node:
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
       cookie is trusted, as by `iex`), or a function of the call (`node`, `module`, `function`, `args`) that gives one.
     - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
-      the CPUs).
+      the CPUs). Threads whose call was given up do not count, up to four times as many in all.
 
     Use it as `async with Node(...) as node:`, whose body is a process of the node, or `start` and `stop` it.
     """

@@ -1,7 +1,7 @@
 """Where exposed functions run: `async def` on the loop, `def` in a pool of threads or, asked for, of processes.
 
 Each node has pools of its own, made when they are first needed. The threads are daemons: a call that never returns does
-not keep Python from ending.
+not keep Python from ending, and when it was given up, another thread stands in for its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import logging
 import multiprocessing
 import os
 import queue
@@ -18,11 +19,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from beamnode.errors import ProcessExit, Throw, UsageError
 from beamnode.node.exposed import Callee, import_path, loaded
 from beamnode.node.reasons import reason_of
+
+log = logging.getLogger("beamnode.rpc")
+
+STAND_INS: Final = 4  # times the size of a pool of threads: so many in all, with those whose call was given up
+WARNING_SECONDS: Final = 60.0  # between two warnings of them
 
 
 class RaisedElsewhere(ProcessExit):
@@ -94,32 +100,44 @@ class Workers:
             processes.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Work:
+    function: Callable[..., Any]
     call: Callable[[], Any]
     outcome: asyncio.Future[tuple[Any, BaseException | None]]
+    since: float | None = None  # when it was begun, by the loop's clock
 
 
 class ThreadPool:
-    """At most so many daemon threads, started as they are needed. Its counters belong to the loop's thread."""
+    """At most `threads_max` daemon threads, started as they are needed. Its counters belong to the loop's thread.
+
+    A thread whose call was given up goes on to the end of its function, which nothing can stop. It counts no more:
+    another is started in its place, up to STAND_INS times as many threads in all. From then on calls wait.
+    """
 
     def __init__(self, threads_max: int) -> None:
         self._max = threads_max
-        self._started = 0
-        self._unfinished = 0
+        self._started = 0  # threads, without those that were told to end
+        self._unfinished = 0  # calls, begun or not
+        self._given_up: dict[_Work, None] = {}  # begun, and nobody waits for them; the oldest first
+        self._warned: float | None = None
         self.loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
 
     async def run(self, function: Callable[..., Any], args: list[Any]) -> Any:
         """The result of `function(*args)`, called in a copy of this context, or its exception."""
         context = contextvars.copy_context()
-        work = _Work(lambda: context.run(function, *args), self.loop.create_future())
-        if self._started < min(self._max, self._unfinished + 1):
-            threading.Thread(target=self._serve, name=f"beamnode call {self._started + 1}", daemon=True).start()
-            self._started += 1
+        work = _Work(function, lambda: context.run(function, *args), self.loop.create_future())
         self._unfinished += 1
+        self._grow()
         self._queue.put(work)
-        result, error = await work.outcome
+        try:
+            result, error = await work.outcome
+        except asyncio.CancelledError:
+            if work.since is not None:
+                self._given_up[work] = None
+                self._grow()
+            raise
         if error is not None:
             raise error
         return result
@@ -128,11 +146,41 @@ class ThreadPool:
         """Every thread ends after what is queued; a pool that was closed is used no more."""
         for _ in range(self._started):
             self._queue.put(None)
+        self._started = 0
+
+    def _allowed(self) -> int:
+        return min(self._max + len(self._given_up), self._max * STAND_INS)
+
+    def _grow(self) -> None:
+        """Start a thread if a call would wait without it and there may be one more."""
+        if self._given_up and self._unfinished > self._max:
+            self._warn()
+        if self._started < min(self._allowed(), self._unfinished):
+            threading.Thread(target=self._serve, name=f"beamnode call {self._started + 1}", daemon=True).start()
+            self._started += 1
+
+    def _warn(self) -> None:
+        now = self.loop.time()
+        if self._warned is not None and now < self._warned + WARNING_SECONDS:
+            return
+        self._warned = now
+        oldest = next(iter(self._given_up))
+        log.warning(
+            "%d calls of peers run on in their threads though nobody waits for them any more; the oldest, of %s.%s, "
+            "for %.1f s. %s (call_threads=%d; with those that stand in for such ones, %d at most)",
+            len(self._given_up),
+            *import_path(oldest.function),
+            now - (oldest.since or now),
+            "Calls wait for a thread" if self._started == self._max * STAND_INS else "Other threads are started",
+            self._max,
+            self._max * STAND_INS,
+        )
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:
             result, error = None, None
             try:
+                work.since = self.loop.time()  # first: who gives it up looks at this next
                 if not work.outcome.cancelled():
                     result = work.call()
             except BaseException as raised:
@@ -147,6 +195,10 @@ class ThreadPool:
         self._unfinished -= 1
         if not work.outcome.done():
             work.outcome.set_result((result, error))
+        self._given_up.pop(work, None)
+        if self._started > self._allowed():
+            self._started -= 1
+            self._queue.put(None)
 
 
 def _call(function: Callable[..., Any], args: list[Any]) -> tuple[str, Any]:
