@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from test_python_nodes_cluster import HOST, Cluster, expect, play, until
 
-from beamnode import Asked, Atom, Export, Node, Pid, Policy, RemoteError, SpawnError, UsageError, a, self, send
-from beamnode.node.exposed import ByValueRefused, Callee, Exposed, remote_call
+from beamnode import Asked, Atom, Export, Node, Pid, Policy, RemoteError, SpawnError, UsageError, a, exit, self, send
+from beamnode.node.exposed import ByValueRefused, Callee, Exposed, NotImported, import_callee, remote_call
 from beamnode.node.workers import ThreadPool, Workers
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -138,7 +138,7 @@ def test_decorators() -> None:
         return 2
 
     assert (one(), two()) == (1, 2)
-    assert node.find_exposed(asked("Elixir.Demo", "zwei")) == Callee(two, [])
+    assert asyncio.run(node.find_exposed(asked("Elixir.Demo", "zwei"))) == Callee(two, [])
 
 
 def test_what_apply_comes_to() -> None:
@@ -163,6 +163,13 @@ def test_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert exposed.resolve(asked("erpc", "execute_call", 1)) == Callee(double, [1])
 
 
+def imported_callee(exposed: Exposed, call: Asked) -> Callee | None:
+    try:
+        return exposed.resolve(call)
+    except NotImported as missing:
+        return import_callee(missing.asked)
+
+
 def test_everything(caplog: pytest.LogCaptureFixture) -> None:
     exposed = Exposed(NODE, Policy.EVERYTHING)
     exposed.expose(double, "os", "getpid")
@@ -172,7 +179,7 @@ def test_everything(caplog: pytest.LogCaptureFixture) -> None:
         ("os", "getpid", double),
         ("test_exposed_kinds", "Account.currency", Account.currency),
     ):
-        callee = exposed.resolve(asked(module, function, 1))
+        callee = imported_callee(exposed, asked(module, function, 1))
         assert callee is not None
         assert callee.function is found or found is None
     for module, function in (
@@ -183,7 +190,7 @@ def test_everything(caplog: pytest.LogCaptureFixture) -> None:
         ("os", "sep"),
         ("a\n", "b"),
     ):
-        assert exposed.resolve(asked(module, function)) is None
+        assert imported_callee(exposed, asked(module, function)) is None
     assert f"refused os:nothing/0 to {OTHER}: there is no such function" in caplog.text
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
@@ -441,5 +448,54 @@ def test_a_module_that_misbehaves_when_a_peer_asks_for_it(
     module = f"misbehaves_{abs(hash(source))}"
     (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    assert Exposed(NODE, "everything").resolve(asked(module, "main")) is None
+    assert imported_callee(Exposed(NODE, "everything"), asked(module, "main")) is None
     assert "cannot import" in caplog.text
+
+
+SLOW_MODULE = """
+import threading, time
+thread = threading.current_thread()
+time.sleep(0.5)
+from beamnode import a, receive, self, send
+
+def ran_in(*args):
+    return thread is not threading.main_thread()
+
+async def answer(pid):
+    send(pid, (await receive(), self()))
+"""
+
+
+def test_an_import_for_a_peer_does_not_hold_the_loop_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of a module that is being imported wait for it; spawned processes have their pid at once."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("slow_one", "slow_two", "slow_three"):
+        (tmp_path / f"{name}.py").write_text(SLOW_MODULE)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node(policy="everything") as shell, cluster.node() as asker:
+            await asker.connect(shell.name)
+            calls = [asyncio.create_task(asker.rpc(shell.name, "slow_one", "ran_in", [n])) for n in range(3)]
+            turns = 0
+            while not all(call.done() for call in calls):
+                await asyncio.sleep(0.001)
+                turns += 1
+            assert await asyncio.gather(*calls) == [True] * 3
+            assert turns > 10
+
+            pid = await asker.spawn(shell.name, "slow_two", "answer", [self()])
+            assert "slow_two" not in sys.modules or is_being_imported("slow_two")
+            send(pid, a.first)
+            assert await expect() == (a.first, pid)
+
+            pid, reference = await asker.spawn_monitor(shell.name, "slow_three", "no_such_function", [])
+            assert (await expect())[1::3] == (reference, (a.undef, [(a.slow_three, a.no_such_function, [], [])]))
+            pid = await asker.spawn(shell.name, "slow_module_that_is_not_there", "f", [])
+            exit(pid, a.kill)
+
+    play(main)
+
+
+def is_being_imported(module: str) -> bool:
+    return sys.modules[module].__spec__._initializing  # type: ignore[union-attr, no-any-return]

@@ -85,6 +85,14 @@ class ByValueRefused(Exception):
     """A function came by value to a node that does not trust its peers that far."""
 
 
+class NotImported(Exception):
+    """A peer may run what it asks for, whose module is not imported yet: `import_callee(asked)`, in a thread."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self.asked = asked
+
+
 class Exposed:
     """The table of one node: (module, function) to a Python callable; and the policy."""
 
@@ -139,7 +147,7 @@ class Exposed:
     def resolve(self, asked: Asked) -> Callee | None:
         """What a call asks for; None, and a line in the log, when there is no such thing or it is refused.
 
-        Errors: ByValueRefused.
+        Errors: ByValueRefused, NotImported.
         """
         asked = asked.applied()
         arity = len(asked.args)
@@ -163,12 +171,10 @@ class Exposed:
         if found is not None:
             return Callee(found[0], asked.args, found[1])
         if policy is Policy.EVERYTHING:
-            function = imported(asked.module.name, asked.function.name)
-            if function is not None:
-                return Callee(function, asked.args)
-            why = "there is no such function"
-        else:
-            why = "it is not exposed" if policy is Policy.EXPOSED else "this node serves nothing"
+            if not is_imported(asked.module.name):
+                raise NotImported(asked)
+            return import_callee(asked)
+        why = "it is not exposed" if policy is Policy.EXPOSED else "this node serves nothing"
         log.warning("refused %s to %s: %s", asked, _plain(asked.node), why)
         return None
 
@@ -322,6 +328,21 @@ def import_path(function: Callable[..., Any]) -> tuple[str, str]:
 def loaded(module: str, name: str) -> Callable[..., Any] | None:
     """The callable of that name in a module that is loaded already; nothing is imported on a peer's word."""
     return _callable_in(sys.modules.get(module), name)
+
+
+def is_imported(module: str) -> bool:
+    """Whether using it takes no time: it is there, and no other thread is still running it."""
+    found = sys.modules.get(module)
+    return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
+
+
+def import_callee(asked: Asked) -> Callee | None:
+    """What a peer asks for, which it may run, in a module that is imported if need be: that can take seconds."""
+    function = imported(asked.module.name, asked.function.name)
+    if function is not None:
+        return Callee(function, asked.args)
+    log.warning("refused %s to %s: there is no such function", asked, _plain(asked.node))
+    return None
 
 
 def imported(module: str, name: str) -> Callable[..., Any] | None:

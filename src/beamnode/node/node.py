@@ -31,10 +31,12 @@ from beamnode.node.exposed import (
     ByValueRefused,
     Callee,
     Exposed,
+    NotImported,
     Policy,
     PolicyHook,
     Run,
     by_value_refused,
+    import_callee,
     remote_call,
 )
 from beamnode.node.names import NodeName, check_compatible
@@ -505,12 +507,19 @@ class Node:
         """Run `await function(*args)` in a process of its own, and give back its result, or raise its exception."""
         return await self._required_runtime().run_process(function, *args)
 
-    def find_exposed(self, asked: Asked) -> Callee | None:
+    async def find_exposed(self, asked: Asked) -> Callee | None:
         """What a peer's call asks for; None, and logged, when the policy refuses it or there is no such thing."""
         try:
             return self._exposed.resolve(asked)
         except ByValueRefused:
             return None
+        except NotImported as missing:
+            return await self._import(missing.asked)
+
+    async def _import(self, asked: Asked) -> Callee | None:
+        """As part of a peer's call, an import may take its time, and must not take the loop's."""
+        callee: Callee | None = await self._workers.run(Callee(import_callee, [asked]))
+        return callee
 
     async def run_exposed(self, callee: Callee) -> Any:
         """Run it where it belongs, on the loop or in a pool, as part of the current process."""
@@ -580,7 +589,7 @@ class Node:
         else:
             call = _checked_call(function, args)
             if atom is self._name:
-                found = self.find_exposed(Asked(atom, *call))
+                found = await self.find_exposed(Asked(atom, *call))
                 if found is None:
                     raise SpawnError(f"{call[0]}:{call[1]} is not exposed on {atom}", a.undef)
                 return self._spawn_here(parent, *self._body_call(found), options)
@@ -615,8 +624,11 @@ class Node:
     def _spawn_requested(self, node: Atom, request: SpawnRequest) -> None:
         """A peer wants a process: it gets one, which dies at once with `undef` when there is no such function here."""
         runtime = self._required_runtime()
+        found: Callee | Asked | None
         try:
             found = self._exposed.resolve_request(node, request)
+        except NotImported as missing:
+            found = missing.asked
         except ByValueRefused:
             runtime.spawning.refuse(request, a.notsup)
             return
@@ -626,13 +638,28 @@ class Node:
         process = runtime.spawning.accept(request)
         if process is None:
             return
+        if isinstance(found, Asked):
+            task = runtime.loop.create_task(self._start_imported(process, found, request))
+            runtime.ending.add(task)
+            task.add_done_callback(runtime.ending.discard)
+        else:
+            self._start_requested(process, found, request)
+
+    async def _start_imported(self, process: Process, asked: Asked, request: SpawnRequest) -> None:
+        found = await self._import(asked)
+        if process.alive:
+            self._start_requested(process, found, request)
+            self._required_runtime().flush()
+
+    def _start_requested(self, process: Process, found: Callee | None, request: SpawnRequest) -> None:
+        runtime = self._required_runtime()
         if found is None:
             runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
             return
         try:
             runtime.start_body(process, *self._body_call(found))
         except RuntimeError as error:  # no more threads
-            log.error("cannot run %s:%s for %s: %s", request.module, request.function, node, error)
+            log.error("cannot run %s:%s for %s: %s", request.module, request.function, request.sender.node, error)
             runtime.signals.end(process, a.system_limit)
 
     def _body_call(self, callee: Callee) -> tuple[Callable[..., Any], tuple[Any, ...]]:

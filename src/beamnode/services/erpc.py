@@ -60,7 +60,7 @@ class Server:
         if not (isinstance(module, Atom) and isinstance(function, Atom) and isinstance(args, list)):
             return (a.error, a.badarg, [(a.erlang, a.apply, [module, function, args], [])])
         asked = Asked(asker, module, function, args).applied()
-        callee = self._node.find_exposed(asked)
+        callee = await self._node.find_exposed(asked)
         if callee is None:
             return (a.error, a.undef, [(asked.module, asked.function, asked.args, [])])
         outcome = await self._run(asked, callee)
