@@ -292,8 +292,6 @@ def test_what_is_no_option_is_refused_as_otp_refuses_it(signals: Signals, spawni
         {"sender": Pid(NODE, 1, 0, 5)},
         {"ref": Reference(NODE, 5, (1, 2, 3))},
         {"ref": Reference(STRANGER, 5, (1, 2, 3))},
-        {"arity": 3},
-        {"args": []},
     ],
 )
 def test_requests_that_cannot_be_are_the_peers_fault(spawning: Spawning, change: dict[str, Any]) -> None:
@@ -303,6 +301,18 @@ def test_requests_that_cannot_be_are_the_peers_fault(spawning: Spawning, change:
     with pytest.raises(ProtocolError):
         spawning.receive_request(PEER, record)
     assert not spawning.requests
+
+
+@pytest.mark.parametrize(("args", "arity"), [([], 0), ([1], 1), ([1, 2, 3], 3), (5, 2)])
+def test_the_arity_is_the_number_of_arguments_whatever_the_request_says(
+    spawning: Spawning, args: Any, arity: int
+) -> None:
+    record = wanted()
+    record.args = args
+    spawning.receive_request(PEER, record)
+    process = spawning.accept(record)
+    assert process is not None
+    assert process.initial_call == (a.m, a.f, arity)
 
 
 LEAVES = st.one_of(

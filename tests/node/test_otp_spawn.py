@@ -12,6 +12,7 @@ from support_otp import HOST, Puppet, World, echo, expect, nothing_comes, until
 
 from beamnode import (
     Atom,
+    ImproperList,
     Node,
     Pid,
     SpawnError,
@@ -26,7 +27,7 @@ from beamnode import (
     trap_exit,
     whereis,
 )
-from beamnode.node import receive_blocking
+from beamnode.node import current_body, receive_blocking
 from beamnode.testing.peers import Otp
 
 pytestmark = pytest.mark.otp
@@ -253,3 +254,31 @@ async def test_they_send_to_what_they_spawned_at_once(world: World, node: Node) 
     await until(
         lambda: not any(p.initial_call == (a.py, a.echo, 0) for p in node._required_runtime().signals.processes())
     )
+
+
+@on_a_node
+async def test_arguments_that_are_not_what_the_request_says(world: World, node: Node) -> None:
+    """Neither OTP nor ours closes the connection: what is called has the arguments that came, or `badarg` says so."""
+    peer = await world.erl("node()")
+
+    async def asked(where: Atom, arity: int, args: Any) -> Any:
+        body = current_body()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        record = body.runtime.spawning.request(body.process, where, a.no_mod, a.f, [], [a.monitor], answer)
+        record.arity, record.args = arity, args
+        asker.network.transmit(where, record)
+        pid = await asyncio.wait_for(answer, 10)
+        down = await expect()
+        assert down[:4] == (a.DOWN, record.ref, a.process, pid)
+        reason, stack = down[4]
+        return reason, stack[0][:3]
+
+    async with world.node() as asker:
+        for where in (peer, node.name):
+            assert await asker.connect(where)
+            connection = asker.connection_id(where)
+            for arity, args in ((3, [1]), (1, [1, 2, 3]), (1, []), (0, [1]), (300, [1])):
+                assert await asked(where, arity, args) == (a.undef, (a.no_mod, a.f, args))
+            for args in ((1, 2), 5, ImproperList((1,), 2)):
+                assert await asked(where, 2, args) == (a.badarg, (a.erlang, a.apply, [a.no_mod, a.f, args]))
+            assert asker.connection_id(where) == connection

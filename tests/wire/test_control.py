@@ -262,9 +262,9 @@ def test_values_out_of_range(control: Any) -> None:
         from_wire(control, [] if carries_payload(control) else NO_PAYLOAD)
 
 
-def test_the_arguments_of_a_spawn_are_a_list() -> None:
-    with pytest.raises(ProtocolError):
-        from_wire((29, REF, HERE, HERE, MFA, []), (1, 2))
+@pytest.mark.parametrize("args", [[], [1], (1, 2), None])
+def test_the_arguments_of_a_spawn_may_be_what_they_like(args: Any) -> None:
+    assert from_wire((29, REF, HERE, HERE, MFA, []), args) == SpawnRequest(REF, HERE, HERE, *MFA, [], args)
 
 
 def test_unknown_bits_of_altact_are_ignored() -> None:

@@ -134,8 +134,6 @@ class Spawning:
         if record.sender.node is not node:
             raise ProtocolError(f"{node} asks for a spawn in the name of {record.sender!r}")
         demand_reference(node, record.ref)
-        if record.arity != len(record.args):
-            raise ProtocolError(f"{node} asks for a spawn with {len(record.args)} arguments for {record.mfa!r}")
         self.requests.append((node, record))
 
     def accept(self, record: control.SpawnRequest) -> Process | None:
@@ -151,7 +149,8 @@ class Spawning:
         if wanted.name is not None and signals.whereis(wanted.name) is not None:
             self.refuse(record, a.badarg)
             return None
-        initial_call = (record.module, record.function, record.arity)
+        arity = len(record.args) if type(record.args) is list else record.arity
+        initial_call = (record.module, record.function, arity)
         process = signals.spawn(group_leader=record.group_leader, initial_call=initial_call, parent=record.sender)
         if wanted.name is not None:
             signals.register(wanted.name, process)

@@ -625,6 +625,12 @@ class Node:
         """A peer wants a process: it gets one, which dies at once with `undef` when there is no such function here."""
         runtime = self._required_runtime()
         found: Callee | Asked | None
+        if type(request.args) is not list:
+            process = runtime.spawning.accept(request)
+            if process is not None:
+                call = [request.module, request.function, request.args]
+                runtime.signals.end(process, (a.badarg, [(a.erlang, a.apply, call, [])]))
+            return
         try:
             found = self._exposed.resolve_request(node, request)
         except NotImported as missing:

@@ -196,7 +196,8 @@ class SpawnRequest:
     """`sender` wants a process here: `module:function(*args)`. Always answer `SpawnReply` with `ref`.
 
     `options` are spawn options as terms (`link`, `monitor`, `{priority, P}`, ...); a monitor's reference is `ref`.
-    `arity` is what the request says; whether `args` has that length is for the receiver to check.
+    `arity` is what the request says, and counts for nothing: OTP applies the function to `args`, however many they are.
+    What is no list is told by the end of the process, with `badarg`.
     """
 
     ref: Reference
@@ -206,7 +207,7 @@ class SpawnRequest:
     function: Atom
     arity: int
     options: list[Any]
-    args: list[Any]
+    args: Any
     token: Any = None
 
     @property
@@ -342,7 +343,7 @@ _TOKEN: Final[_Element] = ("token", _term)
 _REASON: Final[_Element] = ("reason", _term)
 _MESSAGE: Final[_Element] = ("message", _term)
 _SPAWN: Final = (_REF, _SENDER, ("group_leader", _pid), ("mfa", _mfa), ("options", _list))
-_ARGS: Final[_Element] = ("args", _list)
+_ARGS: Final[_Element] = ("args", _term)
 _SPAWNED: Final = (_REF, _TO, ("flags", _unsigned(27)), ("result", _pid_or_atom))
 
 _LAYOUTS: Final[dict[int, _Layout]] = {
