@@ -18,10 +18,11 @@ except ImportError:  # a build without isolation, where nobody installed it
 def kernel() -> list[Extension]:
     if cythonize is None or platform.python_implementation() != "CPython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return []
-    extension = Extension("beamnode.etf._kernel", ["src/beamnode/etf/_kernel.pyx"], optional=True)
+    names = ("beamnode.etf._kernel", "beamnode.wire._kernel")
+    extensions = [Extension(name, [f"src/{name.replace('.', '/')}.pyx"], optional=True) for name in names]
     # The C files in a folder for each version of Python: environments of several versions share a checkout.
     return cythonize(
-        [extension], build_dir=f"build/cython-{sys.implementation.cache_tag}", include_path=["src"], language_level=3
+        extensions, build_dir=f"build/cython-{sys.implementation.cache_tag}", include_path=["src"], language_level=3
     )
 
 

@@ -15,11 +15,13 @@ from beamnode.errors import DecodeError, EncodeError, LimitExceeded, NetTickTime
 from beamnode.etf import encode, encode_into
 from beamnode.etf.terms import Atom, Pid, Reference
 from beamnode.limits import Limits
+from beamnode.wire import channel as channel_module
 from beamnode.wire import inbound as inbound_module
 from beamnode.wire import outbound as outbound_module
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import (
     AliasSend,
+    DemonitorP,
     Exit,
     Exit2,
     GroupLeader,
@@ -32,13 +34,16 @@ from beamnode.wire.control import (
     SpawnReply,
     SpawnRequest,
     UnlinkId,
+    is_known_to,
 )
 from beamnode.wire.flags import DEFAULT, Flag
+from beamnode.wire.halves import HALVES
 
 HERE = Pid(Atom("py@h"), 9, 0, 7)
 THERE = Pid(Atom("ex@h"), 61, 1, 8)
 REF = Reference(Atom("py@h"), 7, (1, 2, 3))
 LONG_REF = Reference(Atom("ex@h"), 8, (1, 2, 3, 4, 2**32 - 1))
+BIG = RegSend(HERE, Atom("x"), (Atom("big"), [bytes(70_000), b"between"], bytes(65536), list(range(300)) * 60))
 TOKEN = (0, 17, 2, HERE, 1)
 
 CACHED = DEFAULT
@@ -109,11 +114,74 @@ def plain(*terms: Any) -> bytes:
     return bytes(out)
 
 
+@pytest.fixture(params=HALVES, autouse=True, scope="module")
+def halves(request: pytest.FixtureRequest) -> Iterator[str]:
+    """All of this file with the halves in Python, and with the compiled ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel_module, "chosen", request.param)
+        yield request.param
+
+
 def common_road(flags: Flag) -> Channel:
     """A channel without short cuts out."""
-    channel = Channel(flags, now=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel_module, "chosen", "python")
+        channel = Channel(flags, now=0.0)
     channel.outbound._writers = {}
     return channel
+
+
+def send_directly(channel: Channel, record: Record) -> None:
+    """`send`, but a message that has no more to it than that goes without a record."""
+    out = channel.outbound
+    match record:
+        case Send(to, message, sender, None, False) if sender is not None:
+            assert out.send_to_pid(sender, to, message) == channel.pending_bytes
+        case RegSend(sender, name, message, None, False):
+            assert out.send_to_name(sender, name, message) == channel.pending_bytes
+        case AliasSend(sender, alias, message, None, False):
+            assert out.send_to_alias(sender, alias, message) == channel.pending_bytes
+        case _:
+            channel.send(record)
+
+
+class Seen:
+    """An inbox that writes down what it is handed, whichever way: receivers as in `Send` and so on, without senders."""
+
+    def __init__(self, node: Atom) -> None:
+        self.node = node
+        self.all: list[Any] = []
+        self.short = 0
+
+    def record(self, record: Record) -> None:
+        match record:
+            case Send(to, message):
+                self.all.append(("to", to, message))
+            case RegSend(_, name, message):
+                self.all.append(("name", name, message))
+            case AliasSend(_, alias, message):
+                self.all.append(("alias", alias, message))
+            case _:
+                self.all.append(record)
+
+    def _short(self, seen: Any) -> None:
+        self.short += 1
+        self.all.append(seen)
+
+    def message_to_pid(self, id: int, serial: int, creation: int, message: Any) -> None:
+        self._short(("to", Pid(self.node, id, serial, creation), message))
+
+    def message_to_name(self, name: Atom, message: Any) -> None:
+        self._short(("name", name, message))
+
+    def message_to_alias(self, alias: Reference, message: Any) -> None:
+        self._short(("alias", alias, message))
+
+    def monitor(self, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
+        self._short(MonitorP(sender, target, reference))
+
+    def demonitor(self, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
+        self._short(DemonitorP(sender, target, reference))
 
 
 # --- Round trips ------------------------------------------------------------------------------------------------------
@@ -158,11 +226,69 @@ def test_the_bytes_of_a_message() -> None:
 
 @pytest.mark.parametrize("flags", [CACHED, CACHED ^ Flag.ALTACT_SIG, CACHED ^ Flag.SEND_SENDER ^ Flag.ALTACT_SIG])
 def test_short_cuts_write_what_the_common_road_writes(flags: Flag) -> None:
-    short, common = Channel(flags, now=0.0), common_road(flags)
-    for record in RECORDS * 2:
+    short, shorter, common = Channel(flags, now=0.0), Channel(flags, now=0.0), common_road(flags)
+    for record in [*RECORDS, BIG, *RECORDS, BIG]:
         short.send(record)
+        send_directly(shorter, record)
         common.send(record)
-        assert taken(short) == taken(common)
+        assert taken(short) == taken(shorter) == (expected := taken(common))
+        assert short.outbound.frames_written == common.outbound.frames_written == shorter.outbound.frames_written
+        assert short.counters() == shorter.counters() == common.counters()
+        assert expected or not is_known_to(int(flags), record)
+
+
+@forms
+@pytest.mark.parametrize("node", [HERE.node, THERE.node], ids=["here", "there"])
+def test_an_inbox_is_handed_what_the_records_say(flags: Flag, node: Atom, halves: str) -> None:
+    records = [*RECORDS, BIG, MonitorP(THERE, HERE, LONG_REF), DemonitorP(THERE, HERE, LONG_REF), *RECORDS]
+    here, there = pair(flags)
+    for record in records:
+        here.send(record)
+    data = taken(here)
+    expected = Seen(node)
+    for record in received(there, data):
+        expected.record(record)
+    for size in (len(data), 1000, 7, 1):
+        seen = Seen(node)
+        there = Channel(flags, now=0.0)
+        scratch = bytearray(size)
+        for begin in range(0, len(data), size):
+            piece = data[begin : begin + size]
+            scratch[: len(piece)] = piece
+            with memoryview(scratch)[: len(piece)] as view:
+                there.deliver(view, seen)
+            scratch[:] = bytes(size)  # the receive buffer of the carrier is used again
+        assert seen.all == expected.all
+        if halves == "cython" and flags & Flag.DIST_HDR_ATOM_CACHE:
+            assert seen.short >= 20
+    assert there.counters()[0] == len(data)
+
+
+def test_what_an_inbox_raises_ends_the_delivery() -> None:
+    class Failing(Seen):
+        def record(self, record: Record) -> None:
+            raise ZeroDivisionError
+
+        def message_to_name(self, name: Atom, message: Any) -> None:
+            raise ZeroDivisionError
+
+    here, there = pair(CACHED)
+    here.send(RegSend(HERE, Atom("x"), 1))
+    with pytest.raises(ZeroDivisionError):
+        there.deliver(taken(here), Failing(THERE.node))
+
+
+@forms
+def test_an_inbox_gets_what_came_before_an_error(flags: Flag) -> None:
+    here, there = pair(flags)
+    for record in RECORDS[:6]:
+        here.send(record)
+    seen = Seen(THERE.node)
+    with pytest.raises(PeerError):
+        there.deliver(taken(here) + framed(b"\x83D\0h\x01a\xff"), seen)
+    assert len(seen.all) == 6
+    with pytest.raises(PeerError):
+        there.deliver(b"", seen)
 
 
 def test_short_cuts_read_what_the_common_road_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from beamnode.wire.control import Record
 from beamnode.wire.flags import Flag
 from beamnode.wire.halves import HALVES, chosen
 from beamnode.wire.inbox import Inbox
+from beamnode.wire.outbound import Chunk
 from beamnode.wire.ticks import Ticker
 
 
@@ -105,7 +106,7 @@ class Channel:
         """
         self.outbound.send(record)
 
-    def data_to_send(self) -> list[bytes | bytearray | memoryview]:
+    def data_to_send(self) -> list[Chunk]:
         """What to write now, in order; the channel forgets it. The chunks are the caller's."""
         return self.outbound.data_to_send()
 

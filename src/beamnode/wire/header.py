@@ -41,7 +41,7 @@ class AtomCacheIn:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._slots: list[Atom | None] = [None] * CACHE_SLOTS
+        self._slots: dict[int, Atom] = {}
         self._tables: dict[bytes, tuple[Atom, ...]] = {}  # tables without new entries, since the last new entry
 
     def read_table(self, buffer: bytes, at: int, end: int) -> tuple[Sequence[Atom], int]:
@@ -79,7 +79,7 @@ class AtomCacheIn:
             if nibble & _NEW_ENTRY:
                 slots[slot], place = self._read_text(buffer, place, end, length_bytes)
                 news = True
-            atom = slots[slot]
+            atom = slots.get(slot)
             if atom is None:
                 raise ProtocolError(f"a reference to slot {slot} of the atom cache, which is empty")
             atoms.append(atom)
@@ -110,11 +110,11 @@ class AtomCacheOut:
     never one that the same table uses: its terms need both atoms.
     """
 
-    __slots__ = ("_next", "_slots", "_slots_of", "_tables")
+    __slots__ = ("_next", "_slots", "_tables", "slots_of")
 
     def __init__(self) -> None:
-        self._slots: list[Atom | None] = [None] * CACHE_SLOTS
-        self._slots_of: dict[Atom, int] = {}
+        self._slots: list[Atom] = []
+        self.slots_of: dict[Atom, int] = {}  # where the peer has which atom; read only
         self._next = 0
         self._tables: dict[tuple[Atom, ...], bytes] = {}  # tables without new entries, while their slots last
 
@@ -129,7 +129,7 @@ class AtomCacheOut:
             return known
         if not listed:
             return EMPTY_TABLE
-        slots_of = self._slots_of
+        slots_of = self.slots_of
         new = [atom for atom in listed if atom not in slots_of]
         if new:
             return self._table_with_new(listed, new)
@@ -141,11 +141,11 @@ class AtomCacheOut:
 
     def _table_with_new(self, listed: tuple[Atom, ...], new: list[Atom]) -> bytes:
         texts = {atom: _text(atom) for atom in new}  # all of them, before anything changes
-        in_use = {self._slots_of[atom] for atom in listed if atom in self._slots_of}
+        in_use = {self.slots_of[atom] for atom in listed if atom in self.slots_of}
         for atom in new:
             self._put(atom, in_use)
         length_bytes = 2 if any(len(text) > _TEXT_BYTES_SHORT for text in texts.values()) else 1
-        return self._write([(self._slots_of[atom], texts.get(atom)) for atom in listed], length_bytes)
+        return self._write([(self.slots_of[atom], texts.get(atom)) for atom in listed], length_bytes)
 
     def _put(self, atom: Atom, in_use: set[int]) -> None:
         """Give the atom a slot that is not in use by this table, and drop what was in it."""
@@ -154,12 +154,13 @@ class AtomCacheOut:
         slot = self._next
         self._next = (slot + 1) % CACHE_SLOTS
         in_use.add(slot)
-        old = self._slots[slot]
-        if old is not None:
-            del self._slots_of[old]
+        if slot < len(self._slots):
+            del self.slots_of[self._slots[slot]]
             self._tables.clear()
-        self._slots[slot] = atom
-        self._slots_of[atom] = slot
+            self._slots[slot] = atom
+        else:
+            self._slots.append(atom)
+        self.slots_of[atom] = slot
 
     @staticmethod
     def _write(entries: list[tuple[int, bytes | None]], length_bytes: int) -> bytes:

@@ -29,14 +29,14 @@ _COMPRESSED: Final = b"P"
 class Inbound:
     """The receiving half of a channel; `flags` are those that both nodes have."""
 
-    def __init__(self, flags: int, *, strings: bool, limits: Limits) -> None:
+    def __init__(self, flags: int, *, strings: bool, limits: Limits, cache: AtomCacheIn | None = None) -> None:
         self._cached = bool(flags & Flag.DIST_HDR_ATOM_CACHE)
         self._fragmented = bool(flags & Flag.FRAGMENTS)
         self._headed = self._cached or self._fragmented
         self._strings = strings
         self._limits = limits
         self._frames = FrameReader(limits)
-        self._cache = AtomCacheIn(limits)
+        self._cache = AtomCacheIn(limits) if cache is None else cache
         self._assembler = Assembler(limits)
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:

@@ -7,10 +7,11 @@ pid, a name or an alias take short cuts, which write what the common road writes
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from beamnode.errors import EncodeError
-from beamnode.etf import encode_into
+from beamnode.etf.codec import encode_chunks, encode_into
 from beamnode.etf.terms import Atom, Pid, Reference
 from beamnode.wire import fragments
 from beamnode.wire.control import NO_PAYLOAD, AliasSend, Record, RegSend, Send, to_wire
@@ -26,21 +27,24 @@ PASS_THROUGH: Final = 112
 _TERMS_BYTES_MAX: Final = 0xFFFFFFFF - (1 << 20)  # what a length can say, less the largest header
 _OWN_CHUNK_BYTES: Final = 16 * 1024  # from here on a message is handed out as it is, not gathered with others
 
-_head: Final = struct.Struct(">IBB").pack  # frame length, version, kind
+_NORMAL_HEAD: Final = bytes((VERSION, NORMAL_HEADER))
+
+Chunk: TypeAlias = bytes | bytearray | memoryview
+AtomTable: TypeAlias = dict[Atom, int]
 
 
 class Outbound:
     """The sending half of a channel; `flags` are those that both nodes have."""
 
-    def __init__(self, flags: int) -> None:
+    def __init__(self, flags: int, cache: AtomCacheOut | None = None) -> None:
         self.frames_written = 0  # and what they take, since the beginning; ticks included
         self.bytes_written = 0
         self._flags = flags
         self._cached = bool(flags & Flag.DIST_HDR_ATOM_CACHE)
         self._fragmented = bool(flags & Flag.FRAGMENTS)
         self._headed = self._cached or self._fragmented
-        self._cache = AtomCacheOut()
-        self._chunks: list[bytes | bytearray | memoryview] = []
+        self._cache = AtomCacheOut() if cache is None else cache
+        self._chunks: list[Chunk] = []
         self._gathered = bytearray()  # small messages, after the chunks
         self._chunk_bytes = 0
         self._sequence_id = 0
@@ -55,28 +59,21 @@ class Outbound:
         if not self._headed:
             self._send_pass_through(record)
             return
-        atoms: dict[Atom, int] | None = {} if self._cached else None
+        atoms: AtomTable | None = {} if self._cached else None
         begun = self._encode_control(record, atoms)
         if begun is None:
             return
-        body, payload = begun
-        control_bytes = len(body)
+        control, payload = begun
+        chunks: list[Chunk] = [control]
+        size = len(control)
         if payload is not NO_PAYLOAD:
-            encode_into(body, payload, atoms)
-        size = len(body)
+            payload_chunks, payload_bytes = encode_chunks(payload, atoms)
+            chunks += payload_chunks
+            size += payload_bytes
         if size > FRAGMENT_BYTES:
-            self._queue_large(body, control_bytes, atoms)
-            return
-        table = self._cache.table(atoms) if atoms else EMPTY_TABLE
-        length = 2 + len(table) + size
-        self._gathered += _head(length, VERSION, NORMAL_HEADER)
-        self._gathered += table
-        if size < _OWN_CHUNK_BYTES:
-            self._gathered += body
+            self.queue_large(chunks, size, len(control), atoms)
         else:
-            self._own_chunk(body)
-        self.frames_written += 1
-        self.bytes_written += LENGTH_BYTES + length
+            self._queue_frame(_NORMAL_HEAD + self._table(atoms), chunks, size)
 
     def send_to_pid(self, sender: Pid, to: Pid, message: Any) -> int:
         """`send` of a `Send`; the bytes that wait now."""
@@ -93,7 +90,7 @@ class Outbound:
         self.send(AliasSend(sender, alias, message))
         return self.pending_bytes
 
-    def _encode_control(self, record: Record, atoms: dict[Atom, int] | None) -> tuple[bytearray, Any] | None:
+    def _encode_control(self, record: Record, atoms: AtomTable | None) -> tuple[bytearray, Any] | None:
         """The control tuple as bytes, to which the payload can be appended, and the payload; None: drop the record."""
         if atoms is not None and (writer := self._writers.get(type(record))) is not None:
             try:
@@ -110,54 +107,61 @@ class Outbound:
         encode_into(body, wire[0], atoms)
         return body, wire[1]
 
-    def _queue_large(self, body: bytearray, control_bytes: int, atoms: dict[Atom, int] | None) -> None:
-        """Queue a message of more than 64 KiB: in fragments where they were negotiated. Its bytes are not copied."""
-        pieces = [(1, 0, len(body))]
-        if self._fragmented:
-            pieces = list(fragments.split(control_bytes, len(body)))
+    def queue_large(self, chunks: Sequence[Chunk], size: int, control_bytes: int, atoms: AtomTable | None) -> None:
+        """Queue a message of more than 64 KiB, in fragments where they were negotiated; its bytes are not copied.
+
+        `chunks` are its terms, the control message first, `size` bytes in all. Raises EncodeError: see `send`.
+        """
+        pieces = list(fragments.split(control_bytes, size)) if self._fragmented else [(1, 0, size)]
         if pieces[0][2] > _TERMS_BYTES_MAX:
-            raise EncodeError(f"a message of {len(body)} bytes, too large for a frame")
-        table = self._cache.table(atoms) if atoms else EMPTY_TABLE
+            raise EncodeError(f"a message of {size} bytes, too large for a frame")
+        table = self._table(atoms)
         if len(pieces) == 1:
-            self._queue_frame(bytes((VERSION, NORMAL_HEADER)) + table, body)
+            self._queue_frame(_NORMAL_HEAD + table, chunks, size)
             return
         self._sequence_id += 1
-        view = memoryview(body)
+        rest = list(reversed(chunks))
         for fragment_id, begin, end in pieces:
             kind = fragments.NEXT_FRAGMENT if begin else fragments.FIRST_FRAGMENT
             head = fragments.fragment_head(kind, self._sequence_id, fragment_id)
-            self._queue_frame(head if begin else head + table, view[begin:end])
+            self._queue_frame(head if begin else head + table, _taken(rest, end - begin), end - begin)
+
+    def _table(self, atoms: AtomTable | None) -> bytes:
+        return self._cache.table(atoms) if atoms else EMPTY_TABLE
 
     def _send_pass_through(self, record: Record) -> None:
         wire = to_wire(record, self._flags)
         if wire is None:
             return
-        body = bytearray((VERSION,))
-        encode_into(body, wire[0])
+        control = bytearray((VERSION,))
+        encode_into(control, wire[0])
+        chunks: list[Chunk] = [control]
+        size = len(control)
         if wire[1] is not NO_PAYLOAD:
-            body.append(VERSION)
-            encode_into(body, wire[1])
-        if len(body) > _TERMS_BYTES_MAX:
-            raise EncodeError(f"a message of {len(body)} bytes, too large for a frame")
-        self._queue_frame(bytes((PASS_THROUGH,)), body)
+            control.append(VERSION)
+            payload_chunks, payload_bytes = encode_chunks(wire[1])
+            chunks += payload_chunks
+            size += 1 + payload_bytes
+        if size > _TERMS_BYTES_MAX:
+            raise EncodeError(f"a message of {size} bytes, too large for a frame")
+        self._queue_frame(bytes((PASS_THROUGH,)), chunks, size)
 
-    def _queue_frame(self, head: bytes, body: bytearray | memoryview) -> None:
-        length = len(head) + len(body)
+    def _queue_frame(self, head: bytes, chunks: Sequence[Chunk], size: int) -> None:
+        """Queue a frame of `head` and `size` bytes of chunks."""
+        length = len(head) + size
         self._gathered += length.to_bytes(LENGTH_BYTES)
         self._gathered += head
-        if length < _OWN_CHUNK_BYTES:
-            self._gathered += body
-        else:
-            self._own_chunk(body)
+        for chunk in chunks:
+            if len(chunk) < _OWN_CHUNK_BYTES:
+                self._gathered += chunk
+            else:
+                self._chunks += (self._gathered, chunk)
+                self._chunk_bytes += len(self._gathered) + len(chunk)
+                self._gathered = bytearray()
         self.frames_written += 1
         self.bytes_written += LENGTH_BYTES + length
 
-    def _own_chunk(self, body: bytearray | memoryview) -> None:
-        self._chunks += (self._gathered, body)
-        self._chunk_bytes += len(self._gathered) + len(body)
-        self._gathered = bytearray()
-
-    def data_to_send(self) -> list[bytes | bytearray | memoryview]:
+    def data_to_send(self) -> list[Chunk]:
         """What to write now, in order; the channel forgets it. The chunks are the caller's."""
         chunks = self._chunks
         if self._gathered:
@@ -177,3 +181,17 @@ class Outbound:
         self._gathered += TICK
         self.frames_written += 1
         self.bytes_written += LENGTH_BYTES
+
+
+def _taken(rest: list[Chunk], size: int) -> list[Chunk]:
+    """The next `size` bytes of `rest`, whose next chunk is its last element; they are taken out of it."""
+    taken: list[Chunk] = []
+    while size:
+        chunk = rest.pop()
+        if len(chunk) > size:
+            view = memoryview(chunk)
+            rest.append(view[size:])
+            chunk = view[:size]
+        taken.append(chunk)
+        size -= len(chunk)
+    return taken
