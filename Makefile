@@ -5,12 +5,14 @@
 #   make check    format, lint, types, the floors
 #   make venv     .venv with beamnode and its development tools        PYTHON=... chooses the interpreter
 #   make peers    the real peers (Erlang/OTP 25, 27, 29 with Elixir); needs root, once
+#   make bench    the table of docs/performance.md: beamnode beside Erlang itself   BENCH="--rounds 3" and the like
 #   make clean    remove what these targets made in the checkout
 
 PYTHON ?=
+BENCH ?=
 BIN := .venv/bin
 
-.PHONY: help demo test check venv peers clean
+.PHONY: help demo test check bench venv peers clean
 .NOTPARALLEL:
 
 help:
@@ -27,8 +29,12 @@ check: venv
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -W error -m compileall -q -f -x tests/contract src tests
+	$(BIN)/python -W error -m compileall -q -f -x tests/contract src tests bench
 	@for script in scripts/* .ci/run; do bash -n "$$script" && test -x "$$script" || exit 1; done
+
+bench: venv peers
+	@$(BIN)/python -m bench $(BENCH)
+	@if [ -f bench/codec.py ]; then $(BIN)/python -m bench.codec; fi
 
 venv:
 	@scripts/make-venv .venv $(PYTHON)

@@ -1,0 +1,1 @@
+"""beamnode beside OTP, on the same machine, in the same minutes: `make bench`, and docs/performance.md."""
