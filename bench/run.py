@@ -94,6 +94,8 @@ def _run(
                 _round(peer, beam, pythons, order.sample(scenarios, len(scenarios)), order, options, samples)
             finally:
                 for python in pythons:
+                    python.signal()
+                for python in pythons:
                     python.kill()
     return samples, codec
 
