@@ -5,7 +5,7 @@
 -behaviour(gen_server).
 
 -export([pings/2, pinged/2, inbound/3, outbound/3, served/3, served_raw/3]).
--export([flood/2, stop_flood/1, ask/3]).
+-export([flood/2, stop_flood/1, start_pinger/1, stop_pinger/1, ask/3]).
 -export([serve/0, init/1, handle_call/3, handle_cast/2]).
 
 %%% The peer's half
@@ -69,6 +69,19 @@ stop_flood(Flooder) ->
 flood_on(Worker, I, Payload) ->
     send_all(Worker, I, I + 99, Payload),
     receive stop -> ok after 0 -> flood_on(Worker, I + 100, Payload) end.
+
+%% Ping the echo process of the measured node, a millisecond apart, until `stop_pinger`, which gives the round trips.
+start_pinger(Node) ->
+    spawn(fun () -> ping_on({bench_echo, Node}, []) end).
+
+stop_pinger(Pinger) ->
+    Pinger ! {stop, self()},
+    receive {pinged, Pinger, Samples} -> Samples end.
+
+ping_on(Echo, Samples) ->
+    receive {stop, From} -> From ! {pinged, self(), Samples}
+    after 1 -> ping_on(Echo, ping(Echo, 1) ++ Samples)
+    end.
 
 %% Start a job on the measured node and give back the answer that it ends with.
 ask(Node, Job, Timeout) ->

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from beamnode import Epmd, GenServer, Node, Tcp, a, receive, register, self, send, send_after, spawn
+from beamnode import Epmd, GenServer, Node, Tcp, a, process_info, receive, register, self, send, send_after, spawn
 from beamnode.etf import implementation
 
 SENDS_PER_TURN = 200  # then the loop has its turn, as the scheduler has it after 4000 reductions of an Erlang process
@@ -50,15 +50,26 @@ async def count(owner: Any, n: int) -> None:
     send(owner, (a.counted, self()))
 
 
-async def count_until_asked(owner: Any) -> None:
-    """Count messages of a flood; `{count, From}` asks how many came so far."""
-    counted = 0
+counted: dict[Any, int] = {}  # by the pid of who counts
+
+
+async def count_flood(owner: Any) -> None:
+    """Count messages without end; `{count, From}` among them is answered when its turn comes."""
+    me = self()
+    counted[me] = 0
     while True:
         match await receive():
             case (a.count, asker):
-                send(asker, (a.counted, self(), counted))
+                send(asker, (a.counted, me))
             case _:
-                counted += 1
+                counted[me] += 1
+
+
+async def tell_counted(owner: Any, counter: Any) -> None:
+    """What a `count_flood` has counted so far, and what waits in its mailbox."""
+    info = process_info(counter)
+    assert info is not None
+    send(owner, (a.counted, self(), (counted[counter], info["message_queue_len"])))
 
 
 async def send_all(owner: Any, n: int, payload: Any) -> None:
@@ -80,10 +91,10 @@ async def ping(owner: Any, target: Any, n: int) -> None:
     send(owner, (a.pinged, me, samples))
 
 
-async def time_timers(owner: Any, milliseconds: int, n: int) -> None:
-    """How late a timer is, `n` times one after the other, in nanoseconds."""
-    samples = []
-    for _ in range(n):
+async def time_timers(owner: Any, milliseconds: int, seconds: int) -> None:
+    """How late a timer is, in nanoseconds: one after the other, for so many seconds."""
+    samples, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
         due = time.monotonic_ns() + milliseconds * 1_000_000
         send_after(self(), a.timer, milliseconds / 1000)
         await receive()
@@ -125,11 +136,12 @@ async def commands(node: Node) -> None:
         a.ping: ping,
         a.timers: time_timers,
         a.flood: flood,
+        a.counted: tell_counted,
     }
     while True:
         match await receive():
             case (owner, a.count):
-                spawn(job, owner, count_until_asked)
+                spawn(job, owner, count_flood)
             case (owner, a.nodes):
                 spawn(job, owner, list_nodes, node)
             case (owner, (kind, *args)):

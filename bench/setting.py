@@ -109,6 +109,7 @@ class Setting:
         self.cookie = secrets.token_hex(8)
         self.busy_wait = busy_wait
         self._ending = ExitStack()
+        self._pythons: list[PythonNode] = []
         self._names = 0
 
     def __enter__(self) -> Self:
@@ -123,6 +124,8 @@ class Setting:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for python in self._pythons:
+            python.signal()
         self._ending.close()
 
     def _compile(self) -> None:
@@ -155,4 +158,6 @@ class Setting:
         return node
 
     def python(self, loop: str = "asyncio", ticktime: float = 60.0) -> PythonNode:
-        return self._ending.enter_context(PythonNode(self, self.new_name("py"), loop, ticktime))
+        node = self._ending.enter_context(PythonNode(self, self.new_name("py"), loop, ticktime))
+        self._pythons.append(node)
+        return node
