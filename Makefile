@@ -34,7 +34,10 @@ check: venv
 
 bench: venv peers
 	@$(BIN)/python -m bench $(BENCH)
-	@if [ -f bench/codec.py ]; then $(BIN)/python -m bench.codec; fi
+	@if [ -f bench/codec.py ]; then \
+	    $(BIN)/python -c 'import msgspec' 2>/dev/null || echo "msgspec is missing: $(BIN)/python -m pip install msgspec"; \
+	    $(BIN)/python -m bench.codec; \
+	fi
 
 venv:
 	@scripts/make-venv .venv $(PYTHON)

@@ -29,7 +29,7 @@ WARM_UP_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 120.0
 RATIO_GOAL: Final = 10.0
 HEADER: Final = """\
-| | messages/s | left waiting | MiB grown | CPU | trip p50, µs | p99, µs | to idle | timer late p50, ms | p99, ms | peers |
+| | messages/s | left waiting | MiB grown | CPU | trip p50, µs | p99, µs | to idle | timer late, ms: p50 | p99 | peers |
 |---|--:|--:|--:|--:|--:|--:|---|--:|--:|---|"""
 
 
