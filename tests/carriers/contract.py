@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -30,8 +30,9 @@ class Recorder:
         self.stream = stream
         return self
 
-    def data_received(self, data: bytes) -> None:
-        assert type(data) is bytes
+    def data_received(self, data: bytes | memoryview) -> None:
+        assert type(data) in (bytes, memoryview)
+        data = bytes(data)  # valid during the call only
         assert data
         assert not self.lost, "data after the end"
         self.received += data
@@ -104,12 +105,20 @@ class CarrierContract:
         """Shut down the sending half as a foreign peer might; False where the carrier has no such thing."""
         return False
 
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """Whose loop the tests run on."""
+        return asyncio.new_event_loop()
+
+    def run_main(self, main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=self.new_loop) as runner:
+            runner.run(main)
+
     def run(self, body: Callable[[Joined], Awaitable[None]]) -> None:
         async def main() -> None:
             async with Joined(self.site()) as joined:
                 await body(joined)
 
-        asyncio.run(main())
+        self.run_main(main())
 
     # --- bytes --------------------------------------------------------------------------------------------------------
 
@@ -168,7 +177,7 @@ class CarrierContract:
             await until(lambda: near.lost == [None] and far.lost == [None])
             await listener.close()
 
-        asyncio.run(main())
+        self.run_main(main())
 
     def test_writing_nothing_is_nothing(self) -> None:
         async def body(joined: Joined) -> None:
@@ -339,7 +348,7 @@ class CarrierContract:
             assert site.host in str(caught.value)
             assert not isinstance(caught.value, SetupTimeout)
 
-        asyncio.run(main())
+        self.run_main(main())
 
     def test_a_closed_listener_accepts_no_more_but_its_streams_live(self) -> None:
         async def body(joined: Joined) -> None:
@@ -375,7 +384,7 @@ class CarrierContract:
             assert sorted(int(one.received) for one in accepted) == list(range(50))
             await listener.close()
 
-        asyncio.run(main())
+        self.run_main(main())
 
     def test_options_are_named(self) -> None:
         carrier = self.site().dialling

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from beamnode.carriers import transport
+from beamnode.carriers import socket_stream
 from beamnode.carriers.base import LINGER_SECONDS
 from beamnode.carriers.tcp import Tcp, Tcp6
-from beamnode.carriers.transport import format_address
+from beamnode.carriers.texts import format_address
 from beamnode.errors import NetworkError, NodeNotFound, SetupTimeout, UsageError
 from contract import MIB, CarrierContract, Joined, Recorder, Site, until
 
@@ -35,7 +35,7 @@ class TestTcp(CarrierContract):
         return Site(Tcp(), Tcp(), "127.0.0.1")
 
     def half_close(self, stream: Any) -> bool:
-        stream._transport.write_eof()
+        stream.raw_socket.shutdown(socket.SHUT_WR)
         return True
 
 
@@ -45,7 +45,7 @@ class TestTcp6(CarrierContract):
         return Site(Tcp6(), Tcp6(), "::1")
 
     def half_close(self, stream: Any) -> bool:
-        stream._transport.write_eof()
+        stream.raw_socket.shutdown(socket.SHUT_WR)
         return True
 
     def test_a_listener_of_ipv6_is_what_the_system_says_to_ipv4(self) -> None:
@@ -76,7 +76,7 @@ def test_socket_options() -> None:
     async def options(tcp: Tcp) -> list[tuple[int, int]]:
         async with Joined(Site(tcp, tcp, "127.0.0.1")) as joined:
             sockets: list[Any] = [
-                stream._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+                stream.raw_socket  # type: ignore[attr-defined]
                 for stream in (joined.near_stream, joined.far_stream)
             ]
             return [
@@ -223,7 +223,7 @@ def test_a_reset_of_the_peer_has_a_text() -> None:
 
 def test_close_lingers_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LINGER_SECONDS > 1
-    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(socket_stream, "LINGER_SECONDS", 0.1)
 
     async def main() -> None:
         async with Joined(Site(Tcp(), Tcp(), "127.0.0.1")) as joined:

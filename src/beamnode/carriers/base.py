@@ -3,7 +3,7 @@
 A `Carrier` listens and dials. Both end in a `Stream`, an ordered two-way pipe of bytes, joined to a `Receiver`, which
 is yours. Everything is driven by callbacks: no task and no future belongs to a message.
 
-    receiver.data_received(data)      bytes arrived, in order, in pieces of any size
+    receiver.data_received(data)      bytes arrived, in order, in pieces of any size; they are yours until it returns
     receiver.pause_writing()          the peer reads slower than we write: hold back, or memory grows
     receiver.resume_writing()         room again
     receiver.connection_lost(error)   the end; called exactly once, and nothing is called after it
@@ -48,8 +48,8 @@ LINGER_SECONDS = 5.0
 class Receiver(Protocol):
     """What a stream calls. Implemented by whoever uses the stream."""
 
-    def data_received(self, data: bytes) -> None:
-        """Take the next bytes; the object is yours to keep."""
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Take the next bytes. They are valid until this returns: copy what you keep."""
 
     def connection_lost(self, error: NetworkError | None) -> None:
         """Learn of the end: `None` after an orderly close of either side, else what broke it."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from beamnode.carriers.transport import cause_of
+from beamnode.carriers.texts import cause_of
 from beamnode.errors import NetworkError, UsageError
 
 Value = bool | int

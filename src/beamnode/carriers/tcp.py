@@ -7,38 +7,13 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterable
+from typing import Any
 
-from beamnode.carriers.base import Address, ReceiverFactory, Stream
-from beamnode.carriers.transport import TransportStream, cause_of, format_address, stop_accepting
+from beamnode.carriers.base import ReceiverFactory, Stream
+from beamnode.carriers.socket_listener import BACKLOG, SocketListener
+from beamnode.carriers.socket_stream import SocketStream
+from beamnode.carriers.texts import cause_of, format_address
 from beamnode.errors import NetworkError, NodeNotFound, SetupTimeout, UsageError
-
-BACKLOG = 128  # as OTP
-
-
-class TcpListener:
-    """A listening socket; made by `Tcp.listen`."""
-
-    def __init__(self, server: asyncio.Server, address: Address) -> None:
-        self._server = server
-        self._address = address
-
-    @property
-    def port(self) -> int:
-        return self._address[1]
-
-    @property
-    def address(self) -> Address:
-        return self._address
-
-    async def close(self) -> None:
-        """Accept no more; the port is free when this returns."""
-        # Not `wait_closed`: from Python 3.12 on it waits for the accepted streams as well.
-        stop_accepting(self._server)
-        try:
-            await asyncio.sleep(0)
-        finally:
-            self._server.close()
-        await asyncio.sleep(0)
 
 
 class Tcp:
@@ -75,27 +50,23 @@ class Tcp:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(family={self.family.name}, listen_ports={self.listen_ports!r})"
 
-    async def listen(self, accept: ReceiverFactory) -> TcpListener:
+    async def listen(self, accept: ReceiverFactory) -> SocketListener:
         """Bind the first free port of `listen_ports` and accept connections on it. Raises `NetworkError`."""
-        loop = asyncio.get_running_loop()
         listening = self._bind_first(await self._resolved_listen_host())
         try:
-            server = await loop.create_server(lambda: self._stream(accept), sock=listening, backlog=BACKLOG)
+            return SocketListener(listening, accept, self._set_options)
         except BaseException:
             listening.close()
             raise
-        host, port = listening.getsockname()[:2]
-        return TcpListener(server, (host, port))
 
     async def dial(self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float) -> Stream:
         """Connect to the first address of `host` that answers, within `timeout` seconds. Errors: see `Carrier.dial`."""
-        loop = asyncio.get_running_loop()
         where = format_address((host, port))
+        if not 0 <= port <= 65535:
+            raise UsageError(f"cannot connect to {where}: there is no such port")
         try:
             async with asyncio.timeout(timeout):
-                _, stream = await loop.create_connection(
-                    lambda: self._stream(receiver_factory), host, port, family=self.family
-                )
+                connected, address = await self._connect_first(await self._resolved(host, port))
         except TimeoutError as error:
             if error.errno is not None:  # the system's own, sooner than ours
                 raise NetworkError(f"cannot connect to {where}: {cause_of(error)}") from error
@@ -108,16 +79,48 @@ class Tcp:
             ) from error
         except OSError as error:
             raise NetworkError(f"cannot connect to {where}: {cause_of(error)}") from error
-        except OverflowError as error:
-            raise UsageError(f"cannot connect to {where}: there is no such port") from error
+        self._set_options(connected)
+        stream = SocketStream(connected, address)
+        stream.open(receiver_factory)
         return stream
 
     @property
     def _family_text(self) -> str:
         return "IPv6" if self.family == socket.AF_INET6 else "IPv4"
 
-    def _stream(self, receiver_factory: ReceiverFactory) -> TransportStream:
-        return _TcpStream(receiver_factory, nodelay=self.nodelay, keepalive=self.keepalive)
+    async def _resolved(self, host: str, port: int) -> list[Any]:
+        """The addresses of a host, in the system's order, as `connect` wants them. No thread is asked for a number."""
+        try:
+            found = socket.getaddrinfo(host, port, self.family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(host, port, family=self.family, type=socket.SOCK_STREAM)
+        return [address for *_, address in found]
+
+    async def _connect_first(self, addresses: list[Any]) -> tuple[socket.socket, Any]:
+        """A socket that is connected to the first address that answers, and that. Raises the OSError of the first."""
+        first_error: OSError | None = None
+        for address in addresses:
+            try:
+                return await self._connect(address), address
+            except OSError as error:
+                first_error = first_error or error
+        raise first_error or OSError("the host has no address")
+
+    async def _connect(self, address: Any) -> socket.socket:
+        connected = socket.socket(self.family, socket.SOCK_STREAM)
+        try:
+            connected.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connected, address)
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+
+    def _set_options(self, connected: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the peer is gone already (macOS: EINVAL), which the stream will tell
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(self.nodelay))
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.keepalive))
 
     async def _resolved_listen_host(self) -> str:
         if self.listen_address is None:
@@ -178,22 +181,6 @@ class Tcp6(Tcp):
             nodelay=nodelay,
             keepalive=keepalive,
         )
-
-
-class _TcpStream(TransportStream):
-    """A stream that sets the options of its socket before anything is written to it."""
-
-    def __init__(self, receiver_factory: ReceiverFactory, *, nodelay: bool, keepalive: bool) -> None:
-        super().__init__(receiver_factory)
-        self._nodelay = nodelay
-        self._keepalive = keepalive
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        connected = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # the peer is gone already (macOS: EINVAL), which the stream will tell
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(self._nodelay))  # asyncio's default: 1
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self._keepalive))
-        super().connection_made(transport)
 
 
 def _checked_ports(ports: int | range) -> int | range:

@@ -1,10 +1,9 @@
-"""A stream over a transport of asyncio: what TCP, TLS and unix sockets have in common."""
+"""A stream over a transport of asyncio, for what `socket_stream.py` cannot do: TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Sequence
 from typing import cast
@@ -18,7 +17,7 @@ from beamnode.carriers.base import (
     Receiver,
     ReceiverFactory,
 )
-from beamnode.errors import NetworkError
+from beamnode.carriers.texts import address_of, connection_error
 
 # Received into one buffer per stream and copied out: 1.5 us for a small message, against 15 us for `socket.recv` with
 # asyncio's 256 KiB, which allocates and trims that much each time.
@@ -116,8 +115,8 @@ class TransportStream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        self._peer_address = _address(transport.get_extra_info("peername"))
-        self._local_address = _address(transport.get_extra_info("sockname"))
+        self._peer_address = address_of(transport.get_extra_info("peername"))
+        self._local_address = address_of(transport.get_extra_info("sockname"))
         try:
             self._receiver = self._receiver_factory(self)
         except BaseException:
@@ -130,7 +129,7 @@ class TransportStream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         receiver = self._receiver
         if receiver is not None and not self._closing:
-            receiver.data_received(bytes(self._view[:nbytes]))
+            receiver.data_received(self._view[:nbytes])
 
     def eof_received(self) -> None:
         # The receiver hears of it now, also when what we wrote cannot be flushed. asyncio then closes the transport.
@@ -153,16 +152,8 @@ class TransportStream(asyncio.BufferedProtocol):
 
     def _end(self, exc: Exception | None) -> None:
         receiver, self._receiver = self._receiver, None
-        if receiver is None:
-            return
-        error = None
-        if isinstance(exc, OSError):
-            error = NetworkError(f"connection with {format_address(self._peer_address)} lost: {cause_of(exc)}")
-            error.__cause__ = exc
-        elif exc is not None:
-            error = NetworkError(f"connection with {format_address(self._peer_address)} ended by an error: {exc!r}")
-            error.__cause__ = exc
-        receiver.connection_lost(error)
+        if receiver is not None:
+            receiver.connection_lost(connection_error(self._peer_address, exc))
 
 
 def stop_accepting(server: asyncio.Server) -> None:
@@ -177,28 +168,5 @@ def stop_accepting(server: asyncio.Server) -> None:
             loop.remove_reader(listening.fileno())
 
 
-def format_address(address: Address) -> str:
-    """Host and port as people write them: `127.0.0.1:4369`, `[::1]:4369`."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def cause_of(error: OSError) -> str:
-    """The system's word for it: "Connection refused", not "[Errno 111] Connect call failed ...".
-
-    asyncio wraps errors in texts of its own, so that the word is looked up by number.
-    """
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__
-
-
 def _write_group(transport: asyncio.Transport, group: list[Chunk]) -> None:
     transport.write(group[0] if len(group) == 1 else b"".join(group))
-
-
-def _address(name: object) -> Address:
-    """`(host, port)` of what the system gave: four values on IPv6, a path on unix sockets, nothing when it is gone."""
-    if isinstance(name, tuple) and len(name) >= 2:
-        return (str(name[0]), int(name[1]))
-    return (name, 0) if isinstance(name, str) else ("", 0)

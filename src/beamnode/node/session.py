@@ -106,7 +106,7 @@ class Session:
         self._after_handshake_step()
         return self
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self.stage is Stage.UP:
             self._receive_signals(data)
         elif self.stage is Stage.HANDSHAKE:
@@ -136,7 +136,7 @@ class Session:
             self._write_handshake()
             self.end(error)
 
-    def _receive_handshake(self, data: bytes) -> None:
+    def _receive_handshake(self, data: bytes | memoryview) -> None:
         assert self._machine is not None
         self._machine.receive_data(data, self._loop.time())
         self._after_handshake_step()
@@ -206,7 +206,7 @@ class Session:
 
     # --- Up -----------------------------------------------------------------------------------------------------------
 
-    def _receive_signals(self, data: bytes) -> None:
+    def _receive_signals(self, data: bytes | memoryview) -> None:
         """The hot path in: every complete frame of one read, then one flush."""
         channel, inbox = self._channel, self._inbox
         assert channel is not None
