@@ -4,9 +4,9 @@
         node.connect("iex@127.0.0.1")
         sync.GenServer.call(("counter", "iex@127.0.0.1"), (a.add, 1))
 
-A `sync.Node` lives on an event loop of its own, in a thread of its own, so that it stays alive while your code
-computes. It may be started where another loop runs (a notebook), and is stopped when the program ends. After a fork it
-belongs to the parent: start one in each worker.
+A `sync.Node` lives on an event loop of its own (uvloop's, where that is installed: `pip install beamnode[speed]`), in
+a thread of its own, so that it stays alive while your code computes. It may be started where another loop runs (a
+notebook), and is stopped when the program ends. After a fork it belongs to the parent: start one in each worker.
 
 **Processes.** The thread that enters the `with` block is a process of the node: it has a pid and a mailbox. Methods of
 the node (`rpc`, `connect`, `spawn`, `call`, ...) may be used by any thread. The functions that act on the current
@@ -32,6 +32,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 
 from beamnode.errors import NotAliveError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.loops import new_event_loop
 from beamnode.node import (
     NodeOptions,
     Timer,
@@ -160,7 +161,7 @@ class Node:
         with self._changing:
             if self._loop is not None:
                 return
-            loop = asyncio.new_event_loop()
+            loop = new_event_loop()
             thread = threading.Thread(target=_run_loop, args=(loop,), name=f"beamnode {self.name}", daemon=True)
             thread.start()
             self._loop, self._thread, self._started_by = loop, thread, os.getpid()

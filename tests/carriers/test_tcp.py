@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 import pytest
+from support_loops import LOOPS, Run
 
 from beamnode.carriers import socket_stream
 from beamnode.carriers.base import LINGER_SECONDS
@@ -39,6 +40,10 @@ class TestTcp(CarrierContract):
         return True
 
 
+class TestTcpOnUvloop(TestTcp):
+    new_loop = staticmethod(LOOPS["uvloop"])
+
+
 @needs_ipv6
 class TestTcp6(CarrierContract):
     def site(self) -> Site:
@@ -60,7 +65,7 @@ class TestTcp6(CarrierContract):
                 (await Tcp().dial("127.0.0.1", listener.port, Recorder().attach, timeout=5)).close()
             await listener.close()
 
-        asyncio.run(main())
+        self.run_main(main())
 
     def test_error_text_has_brackets(self) -> None:
         async def main() -> None:
@@ -69,10 +74,15 @@ class TestTcp6(CarrierContract):
             with pytest.raises(NetworkError, match=rf"\[::1\]:{listener.port}: Connection refused"):
                 await Tcp6().dial("::1", listener.port, Recorder().attach, timeout=5)
 
-        asyncio.run(main())
+        self.run_main(main())
 
 
-def test_socket_options() -> None:
+@needs_ipv6
+class TestTcp6OnUvloop(TestTcp6):
+    new_loop = staticmethod(LOOPS["uvloop"])
+
+
+def test_socket_options(run: Run) -> None:
     async def options(tcp: Tcp) -> list[tuple[int, int]]:
         async with Joined(Site(tcp, tcp, "127.0.0.1")) as joined:
             sockets: list[Any] = [
@@ -87,11 +97,11 @@ def test_socket_options() -> None:
                 for one in sockets
             ]
 
-    assert asyncio.run(options(Tcp())) == [(1, 0), (1, 0)]
-    assert asyncio.run(options(Tcp(nodelay=False, keepalive=True))) == [(0, 1), (0, 1)]
+    assert run(options(Tcp())) == [(1, 0), (1, 0)]
+    assert run(options(Tcp(nodelay=False, keepalive=True))) == [(0, 1), (0, 1)]
 
 
-def test_listens_everywhere_or_on_one_interface() -> None:
+def test_listens_everywhere_or_on_one_interface(run: Run) -> None:
     async def main() -> None:
         everywhere = await Tcp().listen(Recorder().attach)
         one = await Tcp(listen_address="localhost").listen(Recorder().attach)
@@ -100,7 +110,7 @@ def test_listens_everywhere_or_on_one_interface() -> None:
         await everywhere.close()
         await one.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def three_free_ports() -> range:
@@ -116,7 +126,7 @@ def three_free_ports() -> range:
     raise AssertionError("no three free ports in a row")
 
 
-def test_a_range_of_ports_gives_the_first_free_one() -> None:
+def test_a_range_of_ports_gives_the_first_free_one(run: Run) -> None:
     async def main() -> None:
         ports = three_free_ports()
         tcp = Tcp(listen_ports=ports)
@@ -136,7 +146,7 @@ def test_a_range_of_ports_gives_the_first_free_one() -> None:
         again = await Tcp(listen_ports=first.port).listen(Recorder().attach)
         await again.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("ports", [-1, 65536, range(0), range(5), range(65530, 65537)])
@@ -150,34 +160,34 @@ def test_a_family_that_cannot_be() -> None:
         Tcp(family=socket.AF_UNIX)
 
 
-def test_an_interface_that_is_not_ours() -> None:
+def test_an_interface_that_is_not_ours(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(NetworkError, match=r"cannot listen on 192\.0\.2\.1:0: Cannot assign"):
             await Tcp(listen_address="192.0.2.1").listen(Recorder().attach)
         with pytest.raises(NetworkError, match="not an IPv4 address of this host"):
             await Tcp(listen_address="::1").listen(Recorder().attach)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "x..y", "::1"])
-def test_a_host_that_is_not_there(host: str) -> None:
+def test_a_host_that_is_not_there(run: Run, host: str) -> None:
     async def main() -> None:
         with pytest.raises(NodeNotFound, match="does not resolve to an IPv4 address"):
             await Tcp().dial(host, 1, Recorder().attach, timeout=10)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_port_that_cannot_be() -> None:
+def test_a_port_that_cannot_be(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(UsageError, match="no such port"):
             await Tcp().dial("127.0.0.1", 70000, Recorder().attach, timeout=5)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_host_that_does_not_answer_takes_the_given_time() -> None:
+def test_a_host_that_does_not_answer_takes_the_given_time(run: Run) -> None:
     async def main() -> None:
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
@@ -199,10 +209,10 @@ def test_a_host_that_does_not_answer_takes_the_given_time() -> None:
                     one.close()
             assert recorder.lost == []
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_reset_of_the_peer_has_a_text() -> None:
+def test_a_reset_of_the_peer_has_a_text(run: Run) -> None:
     async def main() -> None:
         recorder = Recorder()
         listener = await Tcp().listen(recorder.attach)
@@ -218,10 +228,10 @@ def test_a_reset_of_the_peer_has_a_text() -> None:
         assert isinstance(error.__cause__, OSError)
         await listener.close()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_close_lingers_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_lingers_only_so_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LINGER_SECONDS > 1
     monkeypatch.setattr(socket_stream, "LINGER_SECONDS", 0.1)
 
@@ -234,10 +244,10 @@ def test_close_lingers_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
             assert joined.near.lost == []
             await until(lambda: joined.near.lost == [None], 5)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_the_end_of_the_peer_is_told_though_much_is_unsent() -> None:
+def test_the_end_of_the_peer_is_told_though_much_is_unsent(run: Run) -> None:
     async def main() -> None:
         recorder = Recorder()
         listener = await Tcp().listen(recorder.attach)
@@ -250,10 +260,10 @@ def test_the_end_of_the_peer_is_told_though_much_is_unsent() -> None:
         peer.close()
         await listener.close()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_factory_that_fails_closes_the_connection() -> None:
+def test_a_factory_that_fails_closes_the_connection(run: Run) -> None:
     async def main() -> None:
         reported: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
@@ -268,7 +278,7 @@ def test_a_factory_that_fails_closes_the_connection() -> None:
         assert [type(error) for error in reported] == [ZeroDivisionError]
         await listener.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_addresses_as_people_write_them() -> None:
@@ -278,7 +288,7 @@ def test_addresses_as_people_write_them() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_connection_that_is_accepted_while_the_listener_closes_is_not_forgotten() -> None:
+def test_a_connection_that_is_accepted_while_the_listener_closes_is_not_forgotten(run: Run) -> None:
     async def main() -> None:
         for turns in list(range(6)) * 20:
             listener = await Tcp(listen_address="127.0.0.1").listen(Recorder().attach)
@@ -290,5 +300,5 @@ def test_a_connection_that_is_accepted_while_the_listener_closes_is_not_forgotte
                 await listener.close()
         await asyncio.sleep(0.05)
 
-    asyncio.run(main())
+    run(main())
     gc.collect()

@@ -164,7 +164,8 @@ def stop_accepting(server: asyncio.Server) -> None:
     """
     loop = asyncio.get_running_loop()
     for listening in server.sockets:
-        with contextlib.suppress(NotImplementedError):  # loops that do not tell of descriptors
+        # Loops that do not tell of descriptors, and uvloop, which has those of its servers to itself.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
             loop.remove_reader(listening.fileno())
 
 

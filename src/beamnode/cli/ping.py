@@ -30,9 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ping, print, leave."""
-    import asyncio
+    from beamnode.loops import run as run_loop
 
-    answer, why = asyncio.run(_ping(arguments.node, arguments.cookie, arguments.timeout))
+    answer, why = run_loop(_ping(arguments.node, arguments.cookie, arguments.timeout))
     print(answer if why is None else f"{answer}: {why}")
     return 0 if why is None else EXIT_PANG
 

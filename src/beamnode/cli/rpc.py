@@ -40,13 +40,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Call, print, leave."""
-    import asyncio
     import sys
 
+    from beamnode.loops import run as run_loop
     from beamnode.services.remote_errors import RemoteCallError, RpcFailed
 
     try:
-        print(repr(asyncio.run(_rpc(arguments))))
+        print(repr(run_loop(_rpc(arguments))))
     except (RemoteCallError, TimeoutError, NetworkError) as error:
         print(f"beamnode: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return (
