@@ -90,34 +90,49 @@ def test_a_dropped_link_leaves_no_overlap(cluster: Cluster, kinds: str, back: bo
 # --- A node goes ------------------------------------------------------------------------------------------------------
 
 
-async def watched(cluster: Cluster, beams: Sequence[Beam], action: Any) -> list[list[tuple[str, Atom]]]:
-    """The comings and goings that the real nodes see while `action` runs and for a while after."""
+async def watched(beams: Sequence[Beam], leaver: Atom, action: Any) -> list[list[tuple[str, Atom]]]:
+    """The comings and goings that the real nodes see while `action` makes `leaver` go, and for a while after."""
     for beam in beams:
         await beam.erl("net_kernel:monitor_nodes(true)")
-    await action
-    await cluster.meshed(*beams)
-    await asyncio.sleep(WATCH_SECONDS)
-    take = """
-        Take = fun Take(Seen) -> receive {K, N} when K =:= nodeup; K =:= nodedown -> Take([{K, N} | Seen])
-                                 after 0 -> lists:reverse(Seen) end end,
-        Seen = Take([]), net_kernel:monitor_nodes(false), Seen"""
-    found = [await beam.erl(take) for beam in beams]
-    await cluster.meshed(*beams)
+    try:
+        await action
+        for beam in beams:
+            await beam.until("not lists:member(Leaver, nodes())", Leaver=leaver)
+        await asyncio.sleep(WATCH_SECONDS)
+    finally:
+        take = """
+            Take = fun Take(Seen) -> receive {K, N} when K =:= nodeup; K =:= nodedown -> Take([{K, N} | Seen])
+                                     after 0 -> lists:reverse(Seen) end end,
+            net_kernel:monitor_nodes(false), Take([])"""
+        found = [await beam.erl(take) for beam in beams]
     return [[(kind.name, node) for kind, node in seen] for seen in found]
+
+
+# A real node that has stopped by `net_kernel:stop/0` still has its `global`, which sees one link go before the other and
+# may tell of it: then real nodes part from real nodes, in 1 of 40 rounds on a busy machine. With ours that never is.
+TRIES = {"theirs stops": 3}
 
 
 @pytest.mark.parametrize("how", ["killed", "stops", "stops in this process", "theirs halts", "theirs stops"])
 def test_who_goes_takes_nobody_along(cluster: Cluster, how: str) -> None:
     """Killed or politely, ours or (for comparison) theirs: the others see it go, and nothing else."""
 
-    async def main() -> None:
+    async def others_see() -> tuple[Any, Atom]:
         await cluster.apart()
         one, two, three = cluster.beams
         await asyncio.gather(one.connect(two), two.connect(three))
         await cluster.meshed(*cluster.beams)
         async with going(cluster, how) as (leaver, go):
             await cluster.meshed(*cluster.beams, others=[leaver])
-            assert await watched(cluster, cluster.beams, go()) == [[("nodedown", leaver)]] * 3
+            return await watched(cluster.beams, leaver, go()), leaver
+
+    async def main() -> None:
+        for _ in range(TRIES.get(how, 1)):
+            seen, leaver = await others_see()
+            if seen == [[("nodedown", leaver)]] * 3:
+                break
+        assert seen == [[("nodedown", leaver)]] * 3
+        await cluster.meshed(*cluster.beams)
 
     asyncio.run(main())
 
@@ -163,7 +178,8 @@ def test_global_disconnect_of_ours(cluster: Cluster) -> None:
             assert isinstance(two, Beam)
             assert isinstance(py, Node)
             leaves = call(py, a.disconnect)
-            assert await watched(cluster, [one, two], leaves) == [[("nodedown", py.name)]] * 2
+            assert await watched([one, two], py.name, leaves) == [[("nodedown", py.name)]] * 2
+            await cluster.meshed(one, two)
             assert py.list() == []
             assert await call(py, a.get_known) == []
             await dial(py, two)
@@ -195,7 +211,8 @@ def test_a_crash_of_our_service(cluster: Cluster, how: str, monkeypatch: pytest.
             else:
                 poison(monkeypatch)
                 crash = one.erl("{global_name_server, Py} ! poison", Py=py.name)
-            assert await watched(cluster, [one, two], crash) == [[("nodedown", py.name)]] * 2
+            assert await watched([one, two], py.name, crash) == [[("nodedown", py.name)]] * 2
+            await cluster.meshed(one, two)
             assert py.list() == []
             await cluster.all_have({a.kept: pid}, one, two)
             assert await call(py, a.get_known) == []

@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import IO, Any, Final, Literal, Self
 from weakref import WeakSet
@@ -44,6 +45,8 @@ SYSTEM: Final = Path("/")
 
 START_TIMEOUT_SECONDS: Final = 60.0  # Elixir on a busy machine of two cores; a second where nothing else runs
 STOP_TIMEOUT_SECONDS: Final = 20.0
+
+_PORTS: Final = range(10_000, 32_768)  # Linux gives out those from 32768, other systems from 49152
 
 _RELEASE_QUERY: Final = 'io:format("~s", [erlang:system_info(otp_release)]), halt().'
 
@@ -80,10 +83,15 @@ def wait_for(predicate: Callable[[], object], timeout: float = 10.0, interval: f
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of `host` that nothing listens on at the moment."""
-    with socket.create_server((host, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A TCP port of `host` that nothing listens on at the moment.
+
+    By chance, among those that the system does not give out by itself: it stays free until it is used, also while other
+    tests listen, dial and ask for free ports.
+    """
+    for port in SystemRandom().sample(_PORTS, 100):
+        with suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise OSError(f"none of 100 ports of {host} is free; is it an address of this machine?")
 
 
 def _assert_free(port: int) -> None:
