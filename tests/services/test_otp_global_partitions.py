@@ -108,8 +108,8 @@ async def watched(beams: Sequence[Beam], leaver: Atom, action: Any) -> list[list
     return [[(kind.name, node) for kind, node in seen] for seen in found]
 
 
-# A real node that has stopped by `net_kernel:stop/0` still has its `global`, which sees one link go before another and may
-# tell of it: then real nodes part from real nodes, in 1 of 40 rounds on a busy machine. Ours has one try.
+# A real node that has stopped by `net_kernel:stop/0` still has its `global`, which sees one link go before another and
+# may tell of it: then real nodes part from real nodes, in 1 of 40 rounds on a busy machine. Ours has one try.
 TRIES = {"theirs stops": 3}
 
 
