@@ -10,6 +10,7 @@ import pytest
 
 from beamnode import sync
 from beamnode.cli.main import main
+from beamnode.node import epmd_start
 from beamnode.testing.peers import free_port
 
 pytestmark = pytest.mark.usefixtures("home", "epmd_port")  # the first node starts an epmd, which leaves after the last
@@ -77,7 +78,10 @@ def test_a_name_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         check_failure(("--name", f"n@{HOST}", "--cookie", "c"), "the name 'n' is taken: .*choose another name", capsys)
 
 
-def test_something_else_in_the_place_of_epmd(epmd_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_something_else_in_the_place_of_epmd(
+    epmd_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epmd_start, "_PROBE_TIMEOUT_SECONDS", 0.3)
     with socket.create_server((HOST, epmd_port)):
         check_failure(
             ("--name", f"n@{HOST}", "--cookie", "c"),
