@@ -119,7 +119,8 @@ async def leave_a_task(_: Cluster) -> None:
 
 
 async def leave_a_thread(_: Cluster) -> None:
-    threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
+    leave_a_thread.kept = threading.Event()  # type: ignore[attr-defined]
+    threading.Thread(target=leave_a_thread.kept.wait, daemon=True).start()  # type: ignore[attr-defined]
 
 
 async def leave_a_socket(_: Cluster) -> None:
@@ -137,4 +138,6 @@ def test_what_is_left_behind_is_noticed(leave: Any, monkeypatch: pytest.MonkeyPa
         play(leave)
     if leave is leave_a_socket:
         leave_a_socket.kept.close()  # type: ignore[attr-defined]
+    if leave is leave_a_thread:
+        leave_a_thread.kept.set()  # type: ignore[attr-defined]
     gc.collect()
