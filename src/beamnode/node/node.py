@@ -17,8 +17,7 @@ from beamnode.core.connections import AutoConnect, NodesKind
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import Subscription
 from beamnode.core.process import Process
-from beamnode.core.spawning import TUNING
-from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, SpawnError, UsageError
+from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
@@ -28,22 +27,17 @@ from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, Registration
 from beamnode.node.exposed import (
     Asked,
-    ByValueRefused,
     Callee,
     Exposed,
-    NotImported,
     Policy,
     PolicyHook,
     Run,
-    by_value_refused,
-    import_callee,
-    remote_call,
 )
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
 from beamnode.node.runtime import Runtime, to_atom
+from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
-from beamnode.wire.control import SpawnRequest
 
 log = logging.getLogger("beamnode.node")
 
@@ -144,6 +138,7 @@ class Node:
         )
         self._exposed = Exposed(self._name, policy)
         self._workers = Workers(call_threads, call_processes)
+        self._spawner = Spawner(self, self._exposed, self._workers)
         self._identities: Identities | None = None
         self._runtime: Runtime | None = None
         self._network: Network | None = None
@@ -252,7 +247,7 @@ class Node:
     def _go_up(self, network: Network, creation: int) -> None:
         if self._identities is None or self._runtime is None or self._runtime.loop is not network.loop:
             self._identities = Identities(self._name, creation)
-            self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawn_requested)
+            self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawner.requested)
             self._lender = None
         else:
             self._identities.renew(creation)
@@ -396,7 +391,7 @@ class Node:
         Why not, is logged (a wrong cookie as an error), and `connect_error` tells it. Errors: NodeNameError for a name
         that cannot be a node of this cluster (malformed; a short name from a long one or the other way round).
         """
-        atom, network = self._checked_name(node), self._up()
+        atom, network = self.checked_name(node), self._up()
         return None if network is None else await network.connect(atom)
 
     def connection_id(self, node: Name) -> int | None:
@@ -417,7 +412,7 @@ class Node:
     def monitor(self, node: Name, flag: bool = True) -> None:
         """The current process gets `(a.nodedown, node)` when the connection with `node` is lost or cannot be made."""
         connected = self.connection_id(node) is not None  # perhaps a C node, whose names are not of our kind
-        atom, process = _completed(node) if connected else self._checked_name(node), self._own_process()
+        atom, process = _completed(node) if connected else self.checked_name(node), self._own_process()
         self._required_runtime().on_loop(self._monitor, process, atom, flag)
 
     def _monitor(self, process: Process, node: Atom, flag: bool) -> None:
@@ -462,7 +457,7 @@ class Node:
         if node is None or _completed(node) is self._name:
             self._cookie = Cookie(cookie)
         else:
-            self._cookies[self._checked_name(node)] = Cookie(cookie)
+            self._cookies[self.checked_name(node)] = Cookie(cookie)
 
     def _cookie_for(self, node: Atom) -> bytes:
         cookie = self._cookies.get(node, self._cookie)
@@ -478,17 +473,17 @@ class Node:
         A Python function must be exposed on the other node (`expose`), unless that node lives in this Python process.
         Errors: SpawnError when the node cannot be reached or refuses.
         """
-        pid, _ = await self._spawn(self._sender(), node, function, args, [])
+        pid, _ = await self._spawner.spawn(self._sender(), node, function, args, [])
         return pid
 
     async def spawn_link(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> Pid:
         """`spawn`, linked with the current process from the start."""
-        pid, _ = await self._spawn(self._own_process(), node, function, args, [a.link])
+        pid, _ = await self._spawner.spawn(self._own_process(), node, function, args, [a.link])
         return pid
 
     async def spawn_monitor(self, node: Name, function: Callable[..., Any] | Name, *args: Any) -> tuple[Pid, Reference]:
         """`spawn`, monitored by the current process from the start."""
-        return await self._spawn(self._own_process(), node, function, args, [a.monitor])
+        return await self._spawner.spawn(self._own_process(), node, function, args, [a.monitor])
 
     async def spawn_opt(
         self, node: Name, function: Callable[..., Any] | Name, *args: Any, options: Sequence[Any] = ()
@@ -500,7 +495,7 @@ class Node:
         if any(type(option) is tuple and option[:1] == (a.monitor,) for option in options):
             raise UsageError("the monitor of a spawn has no options here: give a.monitor")
         parent = self._own_process() if a.link in options or a.monitor in options else self._sender()
-        pid, reference = await self._spawn(parent, node, function, args, [*options])
+        pid, reference = await self._spawner.spawn(parent, node, function, args, [*options])
         return (pid, reference) if a.monitor in options else pid
 
     async def run_process(self, function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -> Result:
@@ -509,17 +504,7 @@ class Node:
 
     async def find_exposed(self, asked: Asked) -> Callee | None:
         """What a peer's call asks for; None, and logged, when the policy refuses it or there is no such thing."""
-        try:
-            return self._exposed.resolve(asked)
-        except ByValueRefused:
-            return None
-        except NotImported as missing:
-            return await self._import(missing.asked)
-
-    async def _import(self, asked: Asked) -> Callee | None:
-        """As part of a peer's call, an import may take its time, and must not take the loop's."""
-        callee: Callee | None = await self._workers.run(Callee(import_callee, [asked]))
-        return callee
+        return await self._spawner.find(asked)
 
     async def run_exposed(self, callee: Callee) -> Any:
         """Run it where it belongs, on the loop or in a pool, as part of the current process."""
@@ -573,107 +558,6 @@ class Node:
         self._exposed.expose(target, module, name, run)
         return target
 
-    async def _spawn(
-        self,
-        parent: Process,
-        node: Name,
-        function: Callable[..., Any] | Name,
-        args: tuple[Any, ...],
-        options: Options,
-    ) -> tuple[Pid, Reference]:
-        atom = self._checked_name(node)
-        if callable(function):
-            if atom is self._name:
-                return self._spawn_here(parent, function, args, options)
-            call = remote_call(atom, function, args)
-        else:
-            call = _checked_call(function, args)
-            if atom is self._name:
-                found = await self.find_exposed(Asked(atom, *call))
-                if found is None:
-                    raise SpawnError(f"{call[0]}:{call[1]} is not exposed on {atom}", a.undef)
-                return self._spawn_here(parent, *self._body_call(found), options)
-        if self._up() is None:
-            raise NotAliveError(f"{self._name} is stopped: it cannot spawn on {atom}")
-        try:
-            return await self._required_runtime().spawn_remote(parent, atom, call, options)
-        except SpawnError as error:
-            why = self.connect_error(atom) if error.reason is a.noconnection else None
-            if why is not None:
-                raise SpawnError(f"{error}: {why}", error.reason) from error
-            if error.reason is a.notsup and callable(function):
-                raise by_value_refused(atom, function) from error
-            raise
-
-    def _spawn_here(
-        self, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], options: Options
-    ) -> tuple[Pid, Reference]:
-        runtime = self._required_runtime()
-        named: Any = None
-        for option in options:
-            match option:
-                case (a.name, Atom() as named):
-                    pass
-                case _ if option not in (a.link, a.monitor) and not (type(option) is tuple and option[0] in TUNING):
-                    raise SpawnError(f"{option!r} is no option of a spawn", a.badopt)
-        pid = runtime.spawn(function, args, parent=parent, link=a.link in options, name=named).pid
-        if a.monitor in options:
-            return pid, runtime.signals.monitor(parent, pid)
-        return pid, runtime.identities.next_reference()
-
-    def _spawn_requested(self, node: Atom, request: SpawnRequest) -> None:
-        """A peer wants a process: it gets one, which dies at once with `undef` when there is no such function here."""
-        runtime = self._required_runtime()
-        found: Callee | Asked | None
-        if type(request.args) is not list:
-            process = runtime.spawning.accept(request)
-            if process is not None:
-                call = [request.module, request.function, request.args]
-                runtime.signals.end(process, (a.badarg, [(a.erlang, a.apply, call, [])]))
-            return
-        try:
-            found = self._exposed.resolve_request(node, request)
-        except NotImported as missing:
-            found = missing.asked
-        except ByValueRefused:
-            runtime.spawning.refuse(request, a.notsup)
-            return
-        except Exception:  # whatever looking for it ran into: this request fails, and no other
-            log.exception("looking for what %s wants to spawn failed", node)
-            found = None
-        process = runtime.spawning.accept(request)
-        if process is None:
-            return
-        if isinstance(found, Asked):
-            task = runtime.loop.create_task(self._start_imported(process, found, request))
-            runtime.ending.add(task)
-            task.add_done_callback(runtime.ending.discard)
-        else:
-            self._start_requested(process, found, request)
-
-    async def _start_imported(self, process: Process, asked: Asked, request: SpawnRequest) -> None:
-        found = await self._import(asked)
-        if process.alive:
-            self._start_requested(process, found, request)
-            self._required_runtime().flush()
-
-    def _start_requested(self, process: Process, found: Callee | None, request: SpawnRequest) -> None:
-        runtime = self._required_runtime()
-        if found is None:
-            runtime.signals.end(process, (a.undef, [(request.module, request.function, request.args, [])]))
-            return
-        try:
-            runtime.start_body(process, *self._body_call(found))
-        except RuntimeError as error:  # no more threads
-            log.error("cannot run %s:%s for %s: %s", request.module, request.function, request.sender.node, error)
-            runtime.signals.end(process, a.system_limit)
-
-    def _body_call(self, callee: Callee) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What runs as the body of a process of its own."""
-        if callee.run is None:
-            return callee.function, tuple(callee.args)
-        return self._workers.run, (callee,)
-
     # --- Helpers ------------------------------------------------------------------------------------------------------
 
     def _transmit(self, node: Atom, record: Any) -> None:
@@ -717,7 +601,8 @@ class Node:
             self._lender = runtime.signals.spawn(group_leader=None, initial_call=(a.beamnode, a.lender, 0))
         return self._lender
 
-    def _checked_name(self, node: Name) -> Atom:
+    def checked_name(self, node: Name) -> Atom:
+        """A name that a node of this cluster can have. Errors: NodeNameError."""
         parsed = NodeName.parse(node)
         check_compatible(self._parsed, parsed)
         return parsed.atom
@@ -727,14 +612,6 @@ def _completed(node: Name) -> Atom:
     """A node that a program named: with the host of this machine, where it gave none."""
     atom = to_atom(node)
     return atom if "@" in atom.name else NodeName.parse(atom).atom
-
-
-def _checked_call(module: Name, args: tuple[Any, ...]) -> Call:
-    if len(args) != 2 or not isinstance(args[0], str | Atom) or not isinstance(args[1], list | tuple):
-        raise UsageError(
-            "spawn takes a module, a function and a list of arguments, or a Python function and its arguments"
-        )
-    return to_atom(module), to_atom(args[0]), list(args[1])
 
 
 def _auto_connect(policy: AutoConnect | str) -> AutoConnect:
