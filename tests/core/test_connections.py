@@ -135,7 +135,6 @@ def test_once_bars_after_a_loss() -> None:
     table = Connections(AutoConnect.ONCE)
     owner, _ = made_up(table, LESS)
     table.down(LESS, owner)
-    assert table.is_barred(LESS)
     assert table.nodes("known") == [LESS]
     assert table.want(LESS, "s") is Want.REFUSED
     assert table.get(LESS) is None
@@ -149,7 +148,7 @@ def test_once_an_explicit_connect_lifts_the_bar_even_when_it_fails() -> None:
     attempt = Owner()
     assert table.explicit_connect(LESS) is Want.DIAL
     assert table.own(LESS, attempt)
-    assert not table.is_barred(LESS)
+    assert table.nodes("known") == [LESS]
     table.down(LESS, attempt)  # never was up: not barred
     assert table.want(LESS) is Want.DIAL
 
@@ -166,15 +165,17 @@ def test_once_a_failed_attempt_does_not_bar() -> None:
     table, owner = Connections(AutoConnect.ONCE), Owner()
     dialled(table, LESS, owner)
     table.down(LESS, owner)
-    assert not table.is_barred(LESS)
+    assert table.want(LESS) is Want.DIAL
 
 
 def test_once_being_replaced_does_not_bar() -> None:
     table = Connections(AutoConnect.ONCE)
     owner, _ = made_up(table, LESS)
-    table.accept(LESS, ME, Owner())
+    replacement = Owner()
+    table.accept(LESS, ME, replacement)
     table.down(LESS, owner)
-    assert not table.is_barred(LESS)
+    table.down(LESS, replacement)
+    assert table.want(LESS) is Want.DIAL
 
 
 # --- accepting --------------------------------------------------------------------------------------------------------

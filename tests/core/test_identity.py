@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beamnode.core.identity import PID_ID_BITS, Identities
-from beamnode.etf import Atom, Pid, Reference
+from beamnode.etf import Atom
 
 NODE = Atom("n@h")
 
@@ -49,19 +49,11 @@ def test_references_are_unique_and_their_first_word_has_18_bits(before: int) -> 
         assert all(0 <= word < 1 << 32 for word in reference.words)
 
 
-def test_what_was_made_before_a_restart_is_still_ours() -> None:
+def test_what_is_made_after_a_restart_has_the_new_creation() -> None:
     identities = Identities(NODE, 5)
     pid, reference = identities.next_pid(), identities.next_reference()
     identities.renew(9)
     new_pid, new_reference = identities.next_pid(), identities.next_reference()
     assert identities.creation == new_pid.creation == new_reference.creation == 9
-    assert all(identities.is_ours(identity) for identity in (pid, reference, new_pid, new_reference))
+    assert (pid.creation, reference.creation) == (5, 5)
     assert (new_pid.id, new_reference.words) != (pid.id, reference.words)
-
-
-@pytest.mark.parametrize(
-    "stranger",
-    [Pid(NODE, 1, 0, 6), Pid(Atom("m@h"), 1, 0, 5), Reference(NODE, 6, (1, 0, 0)), Reference(Atom("m@h"), 5, (1,))],
-)
-def test_what_others_made_or_another_node_of_this_name_is_not_ours(stranger: Pid | Reference) -> None:
-    assert not Identities(NODE, 5).is_ours(stranger)

@@ -181,10 +181,6 @@ class Connections:
         """The entry of `node`, pending or up."""
         return self._entries.get(node)
 
-    def is_barred(self, node: Atom) -> bool:
-        """Whether auto-connect to `node` is barred (policy ONCE, after a loss)."""
-        return node in self._barred
-
     def nodes(self, kind: NodesKind = "visible") -> list[Atom]:
         """The nodes that are up, visible, hidden or both ("connected"), in the order in which they came up.
 

@@ -19,26 +19,20 @@ class Identities:
     """Hands out pids and references for `node` under `creation`.
 
     2^60 pids (28 bits of id, 32 of serial) and 2^82 references are made before one comes again. After a restart of the
-    node call `renew`: what was handed out before stays recognisable as ours (`is_ours`).
+    node call `renew`.
     """
 
-    __slots__ = ("_creations", "_pids", "_references", "creation", "node")
+    __slots__ = ("_pids", "_references", "creation", "node")
 
     def __init__(self, node: Atom, creation: int) -> None:
         self.node = node
         self.creation = creation
-        self._creations = {creation}
         self._pids = 0
         self._references = 0
 
     def renew(self, creation: int) -> None:
-        """The node was started again: new identities carry `creation`, the old ones remain ours."""
+        """The node was started again: new identities carry `creation`."""
         self.creation = creation
-        self._creations.add(creation)
-
-    def is_ours(self, identity: Pid | Reference) -> bool:
-        """Whether this node made `identity`, in this life or an earlier one of the same `Node` object."""
-        return identity.node is self.node and identity.creation in self._creations
 
     def next_pid(self) -> Pid:
         self._pids += 1
