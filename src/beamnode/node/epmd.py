@@ -43,7 +43,7 @@ RETRIES_BEFORE_START = 3  # an epmd that is being restarted by others gets this 
 START_ATTEMPTS = 3  # the epmd that was there may be leaving just now
 CLOSE_TIMEOUT_SECONDS = 1.0
 
-logger = logging.getLogger("beamnode.epmd")
+log = logging.getLogger("beamnode.epmd")
 
 Answer = TypeVar("Answer")
 
@@ -296,12 +296,10 @@ class EpmdRegistration:
                 await self._until_closed()
             self.registered = False
             self._writer.close()
-            logger.warning(
-                "epmd at port %d closed the registration of %r: renewing it", self._epmd.port, self.node.name
-            )
+            log.warning("epmd at port %d closed the registration of %r: renewing it", self._epmd.port, self.node.name)
             await self._renew()
             self.registered = True
-            logger.info("%r is registered at epmd again", self.node.name)
+            log.info("%r is registered at epmd again", self.node.name)
 
     async def _until_closed(self) -> None:
         while await self._reader.read(1024):
@@ -320,7 +318,7 @@ class EpmdRegistration:
                 failures += 1
                 pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
                 level = logging.WARNING if isinstance(error, NameTakenError) or failures == 1 else logging.DEBUG
-                logger.log(level, "%r cannot be registered at epmd, trying again: %s", self.node.name, error)
+                log.log(level, "%r cannot be registered at epmd, trying again: %s", self.node.name, error)
             else:
                 self._reader, self._writer = announced.reader, announced.writer
                 return

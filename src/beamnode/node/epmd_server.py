@@ -26,7 +26,7 @@ from beamnode.wire import epmd_server as wire
 _BACKLOG = 128
 _CLOSE_TIMEOUT_SECONDS = 1.0
 
-logger = logging.getLogger("beamnode.epmd")
+log = logging.getLogger("beamnode.epmd")
 
 
 class EpmdRunsAlready(EpmdError):
@@ -126,7 +126,7 @@ class EpmdServer:
         for listener in self._listeners:
             self._servers.append(await loop.create_server(lambda: _Connection(self), sock=listener, backlog=_BACKLOG))
         self._schedule_leave()
-        logger.info("epmd serves port %d", self.port)
+        log.info("epmd serves port %d", self.port)
 
     def close(self) -> None:
         """End it: stop listening, close every connection once what was written is out. Then `wait_closed`."""
@@ -165,7 +165,7 @@ class EpmdServer:
             return
         if len(self._connections) > self.limits.epmd_connections_max:
             idle = next(known for known in self._connections if not known.registered)  # the new one at the latest
-            logger.info("epmd has %d connections: closing the oldest idle one", len(self._connections))
+            log.info("epmd has %d connections: closing the oldest idle one", len(self._connections))
             self._connections[idle].abort()
 
     def _close_all(self) -> None:
@@ -191,16 +191,16 @@ class EpmdServer:
     def _handle_event(self, event: wire.ServerEvent) -> None:
         match event:
             case wire.NodeRegistered(entry):
-                logger.info("%r is registered at port %d", entry.node.name, entry.node.port)
+                log.info("%r is registered at port %d", entry.node.name, entry.node.port)
             case wire.NodeUnregistered(entry):
-                logger.info("%r has gone", entry.node.name)
+                log.info("%r has gone", entry.node.name)
             case wire.NodeStopped(entry):
-                logger.info("%r was stopped on request", entry.node.name)
+                log.info("%r was stopped on request", entry.node.name)
                 stopped = self._connections.get(cast(wire.EpmdServerConnection, entry.owner))
                 if stopped is not None:
                     stopped.close()
             case wire.KillAccepted():
-                logger.info("killed on request")
+                log.info("killed on request")
                 self.close()
             case _ as never:
                 assert_never(never)
@@ -215,7 +215,7 @@ class EpmdServer:
             self._leave_timer = loop.call_later(self._leave_after_seconds, self._leave)
 
     def _leave(self) -> None:
-        logger.info("no node for %g s: leaving", self._leave_after_seconds)
+        log.info("no node for %g s: leaving", self._leave_after_seconds)
         self.close()
 
 
@@ -245,7 +245,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._machine.receive_data(data, self._loop.time())
         except PeerError as error:
-            logger.debug("closing a connection: %s", error)
+            log.debug("closing a connection: %s", error)
         self._take_events()  # before the answer: who reads it finds done what it says
         self._transport.writelines(self._machine.data_to_send())
         if self._machine.closing:

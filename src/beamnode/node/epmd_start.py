@@ -21,7 +21,7 @@ _PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_INTERVAL_SECONDS = 0.05
 _BY_HAND = "start one by hand with `epmd -daemon` or `beamnode epmd --daemon`"
 
-logger = logging.getLogger("beamnode.epmd")
+log = logging.getLogger("beamnode.epmd")
 
 
 async def epmd_answers(port: int = DEFAULT_PORT) -> bool:
@@ -63,7 +63,7 @@ async def ensure_epmd(
         if time.monotonic() >= deadline:
             raise EpmdError(f"epmd was started but does not answer at port {port}: {_BY_HAND}")
         await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
-    logger.info("started an epmd at port %d", port)
+    log.info("started an epmd at port %d", port)
     return True
 
 
