@@ -60,7 +60,7 @@ class Resolution:
 
 
 @dataclass(slots=True)
-class Session:
+class _Connect:
     """What is remembered of the connect with one node (OTP: the process dictionary of the server)."""
 
     my_tag: int | None = None  # None: the node is not up here
@@ -102,7 +102,7 @@ class Connector:
         self.synced: list[Atom] = []
         self.resolvers: dict[Atom, Resolver] = {}
         self.locker = Locker(known.this_node, locker_pid, locks, tasks, outbox, random, self.lock_is_set)
-        self._sessions: dict[Atom, Session] = {}
+        self._sessions: dict[Atom, _Connect] = {}
         self._outbox = outbox
         self._locks = locks
         self._names = names
@@ -117,7 +117,7 @@ class Connector:
         """Begin a session, unless the node is known already or one is going on (handle_nodeup)."""
         if node in self.known.versions or node in self.resolvers:
             return
-        session = self._sessions.setdefault(node, Session())
+        session = self._sessions.setdefault(node, _Connect())
         early, session.early = session.early, None
         session.my_tag = self._unique_integer()
         locker = (a.locker, a.no_longer_a_pid, self.known.as_term(), self.locker.pid)
@@ -161,7 +161,7 @@ class Connector:
             return
         if node not in self.resolvers and len(self._sessions) - len(self.resolvers) >= EARLY_CONNECTS_MAX:
             return
-        session = self._sessions.setdefault(node, Session())
+        session = self._sessions.setdefault(node, _Connect())
         session.version = min(his_version, PROTOCOL_VERSION)
         session.his_tag = his_tag
         if session.my_tag is None or node not in self.resolvers:
@@ -236,7 +236,7 @@ class Connector:
             session.his_names = registrations_from_terms(names)
             self._resolve_when_ready(node, session)
 
-    def _resolve_when_ready(self, node: Atom, session: Session) -> None:
+    def _resolve_when_ready(self, node: Atom, session: _Connect) -> None:
         resolver = self.resolvers.get(node)
         if not session.is_locked or session.his_names is None or resolver is None:
             return
@@ -271,7 +271,7 @@ class Connector:
             )
             self._finish_when_resolved(node, session)
 
-    def _finish_when_resolved(self, node: Atom, session: Session) -> None:
+    def _finish_when_resolved(self, node: Atom, session: _Connect) -> None:
         """Both sides know what to do: the partitions become one (global.erl: resolved/5)."""
         resolution = session.resolution
         if session.operations is None or resolution is None or session.lock_id is None:
@@ -335,7 +335,7 @@ class Connector:
 
     # --- Ending a session ---------------------------------------------------------------------------------------------
 
-    def _session(self, node: Atom, tag: Any) -> Session | None:
+    def _session(self, node: Atom, tag: Any) -> _Connect | None:
         """The session of that tag; None, and an end to whatever has the tag, when it is not the present one."""
         session = self._sessions.get(node)
         if session is not None and session.my_tag is not None and session.my_tag == tag:
