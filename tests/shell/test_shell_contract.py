@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support_shell import CTRL_D, HOST, Cluster, ShellTerminal
+from support_shell import CTRL_D, HOST, Cluster
 
 from beamnode.testing.peers import Epmd, Otp, wait_for
+from support_terminal import Terminal
 
 pytestmark = pytest.mark.otp
 
@@ -30,7 +31,7 @@ def cluster(epmd: Epmd, cookie: str, tmp_path: Path) -> Cluster:
     return Cluster(epmd.port, cookie, tmp_path)
 
 
-def show_own_state(ours: ShellTerminal) -> None:
+def show_own_state(ours: Terminal) -> None:
     ours.run('Process.whereis("net_kernel")', r"<0\.\d+\.\d+>\n")
     ours.run('sys.get_state(Process.whereis("net_kernel"))', rf"\(Atom\('state'\),\s+Atom\('{ONE}'\)")
     ours.expect(r"\(Atom\('tick'\), <0\.\d+\.\d+>, 60000, 4\)")
@@ -125,7 +126,7 @@ def test_questions_of_processes_elsewhere(cluster: Cluster, otp: Otp) -> None:
         ours.run("receive(timeout=5)", r"b'two\\n'\n")
 
 
-def wait_until(predicate: Callable[[], bool], terminal: ShellTerminal) -> None:
+def wait_until(predicate: Callable[[], bool], terminal: Terminal) -> None:
     try:
         wait_for(predicate)
     except TimeoutError:

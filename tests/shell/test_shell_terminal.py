@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support_shell import BEAMNODE, CTRL_C, CTRL_D, HOST, TAB, Cluster, ShellTerminal
+from support_shell import BEAMNODE, CTRL_C, CTRL_D, HOST, TAB, Cluster
 
 from beamnode.testing.peers import free_port
+from support_terminal import Terminal
 
 
 @pytest.fixture
@@ -206,6 +207,6 @@ def test_without_prompt_toolkit(cluster: Cluster) -> None:
 
 def test_a_start_that_fails_shows_no_prompt(cluster: Cluster) -> None:
     command = [*BEAMNODE, "shell", "--name", "bad name@127.0.0.1"]
-    with ShellTerminal(command, cluster.environment) as shell:
+    with Terminal(command, cluster.environment) as shell:
         shell.expect(r"beamnode: node name 'bad name@127\.0\.0\.1': ' ' cannot stand before the '@'.*\n")
         assert shell.wait() == 1
