@@ -16,7 +16,11 @@ except ImportError:  # a build without isolation, where nobody installed it
 
 
 def kernel() -> list[Extension]:
-    if cythonize is None or platform.python_implementation() != "CPython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if (
+        cythonize is None
+        or platform.python_implementation() != "CPython"
+        or sysconfig.get_config_var("Py_GIL_DISABLED")
+    ):
         return []
     names = ("beamnode.etf._kernel", "beamnode.wire._kernel")
     extensions = [Extension(name, [f"src/{name.replace('.', '/')}.pyx"], optional=True) for name in names]

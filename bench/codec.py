@@ -33,7 +33,9 @@ def pairs(_atom: Callable[[str], Any]) -> Any:
 def maps(atom: Callable[[str], Any]) -> Any:
     keys = [atom(name) for name in ("id", "name", "email", "active", "score")]
     return [
-        dict(zip(keys, (b"id-%06d" % i, b"somebody %d" % i, b"user%d@example.org" % i, i % 2 == 0, i * 1.5), strict=True))
+        dict(
+            zip(keys, (b"id-%06d" % i, b"somebody %d" % i, b"user%d@example.org" % i, i % 2 == 0, i * 1.5), strict=True)
+        )
         for i in range(200)
     ]
 
@@ -92,13 +94,19 @@ def main(rounds: int) -> None:
     for _ in range(rounds):
         for key in random.sample(list(everything), len(everything)):
             measured[key].append(ops_per_second(everything[key]))
-    print(f"{etf.implementation} kernel, Python {sys.version.split()[0]}, {rounds} rounds, medians of operations a second\n")
+    print(
+        f"{etf.implementation} kernel, Python {sys.version.split()[0]}, {rounds} rounds, medians of operations a second\n"
+    )
     print("| terms | | beamnode | marshal | msgspec | beamnode / better of the two |")
     print("|---|---|--:|--:|--:|--:|")
     for name in TERMS:
         for direction in ("decode", "encode"):
-            ours, *others = [statistics.median(measured[name, codec, direction]) for codec in ("beamnode", "marshal", "msgspec")]
-            print(f"| {name} | {direction} | {ours:,.0f} | {others[0]:,.0f} | {others[1]:,.0f} | {ours / max(others):.2f} |")
+            ours, *others = [
+                statistics.median(measured[name, codec, direction]) for codec in ("beamnode", "marshal", "msgspec")
+            ]
+            print(
+                f"| {name} | {direction} | {ours:,.0f} | {others[0]:,.0f} | {others[1]:,.0f} | {ours / max(others):.2f} |"
+            )
 
 
 if __name__ == "__main__":

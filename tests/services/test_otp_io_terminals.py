@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from support_terminal import Terminal
 
 from beamnode import Epmd, Node
 from beamnode.testing import peers
 from beamnode.testing.peers import ErlNode, Otp
+from support_terminal import Terminal
 
 pytestmark = pytest.mark.otp
 
