@@ -24,6 +24,7 @@ from beamnode import etf
 from beamnode.etf import Atom, a
 
 SECONDS = 0.02  # about how long one measurement takes
+BLOB = bytes(range(256)) * 4096  # the same object for all: how fast it is copied depends on where it lies
 
 
 def pairs(_atom: Callable[[str], Any]) -> Any:
@@ -41,7 +42,7 @@ def maps(atom: Callable[[str], Any]) -> Any:
 
 
 def blob(atom: Callable[[str], Any]) -> Any:
-    return (atom("blob"), bytes(range(256)) * 4096)
+    return (atom("blob"), BLOB)
 
 
 def nested(atom: Callable[[str], Any]) -> Any:

@@ -36,16 +36,37 @@ cdef extern from *:
         uint64_t bits; memcpy(&bits, &value, 8); bn_store64(p, bits);
     }
 
-    /* A hash of the bytes of a name, for tables that only remember: collisions cost a look-up, nothing else. */
-    static inline uint64_t bn_hash(const unsigned char *p, Py_ssize_t size) {
-        uint64_t h = (uint64_t)size * 0x9E3779B97F4A7C15ULL;
-        while (size >= 8) { h = (h ^ bn_load64_little(p)) * 0xD6E8FEB86659FD93ULL; h ^= h >> 32; p += 8; size -= 8; }
-        if (size >= 4) {
-            h = (h ^ ((uint64_t)bn_load32(p) << 32 | bn_load32(p + size - 4))) * 0xD6E8FEB86659FD93ULL;
-        } else if (size) {
-            h = (h ^ ((uint64_t)p[0] << 16 | (uint64_t)p[size >> 1] << 8 | p[size - 1])) * 0xD6E8FEB86659FD93ULL;
-        }
+    /* --- short pieces of bytes, without a call --- */
+
+    static inline uint64_t bn_first_word(const unsigned char *p, Py_ssize_t size) { /* with bn_last_word all of 16 bytes */
+        return size >= 8 ? bn_load64_little(p) : size >= 4 ? bn_load32(p) : size ? (uint64_t)p[0] << 8 | p[size >> 1] : 0;
+    }
+    static inline uint64_t bn_last_word(const unsigned char *p, Py_ssize_t size) {
+        p += size;
+        return size >= 8 ? bn_load64_little(p - 8) : size >= 4 ? bn_load32(p - 4) : size ? p[-1] : 0;
+    }
+    /* A hash of a name, for tables that only remember: collisions cost a look-up, nothing else. */
+    static inline uint64_t bn_hash(const unsigned char *p, Py_ssize_t size, uint64_t first, uint64_t last) {
+        uint64_t h = (first ^ (uint64_t)size << 56) * 0x9E3779B97F4A7C15ULL;
+        h = (h ^ h >> 32 ^ last) * 0xD6E8FEB86659FD93ULL;
+        for (Py_ssize_t at = 8; at + 8 < size; at += 8) h = (h ^ h >> 32 ^ bn_load64_little(p + at)) * 0xD6E8FEB86659FD93ULL;
         return h ^ h >> 32;
+    }
+    static inline void bn_copy(unsigned char *to, const unsigned char *from, Py_ssize_t size) {
+        if (size > 32) {
+            memcpy(to, from, (size_t)size);
+        } else if (size >= 16) {
+            unsigned char a[16], b[16];
+            memcpy(a, from, 16); memcpy(b, from + size - 16, 16); memcpy(to, a, 16); memcpy(to + size - 16, b, 16);
+        } else if (size >= 8) {
+            uint64_t a, b;
+            memcpy(&a, from, 8); memcpy(&b, from + size - 8, 8); memcpy(to, &a, 8); memcpy(to + size - 8, &b, 8);
+        } else if (size >= 4) {
+            uint32_t a, b;
+            memcpy(&a, from, 4); memcpy(&b, from + size - 4, 4); memcpy(to, &a, 4); memcpy(to + size - 4, &b, 4);
+        } else {
+            for (Py_ssize_t i = 0; i < size; i++) to[i] = from[i];
+        }
     }
 
     /* --- integers: whether `o` (an int) fits into a long long, and which one it is --- */
@@ -115,7 +136,10 @@ cdef extern from *:
     void bn_store32(unsigned char *, uint32_t) noexcept nogil
     void bn_store64(unsigned char *, uint64_t) noexcept nogil
     void bn_store_double(unsigned char *, double) noexcept nogil
-    uint64_t bn_hash(const unsigned char *, Py_ssize_t) noexcept nogil
+    uint64_t bn_first_word(const unsigned char *, Py_ssize_t) noexcept nogil
+    uint64_t bn_last_word(const unsigned char *, Py_ssize_t) noexcept nogil
+    uint64_t bn_hash(const unsigned char *, Py_ssize_t, uint64_t, uint64_t) noexcept nogil
+    void bn_copy(unsigned char *, const unsigned char *, Py_ssize_t) noexcept nogil
 
     bint bn_as_int64(PyObject *, long long *) noexcept
     bint bn_is_negative(PyObject *) noexcept

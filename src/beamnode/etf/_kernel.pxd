@@ -81,7 +81,9 @@ cdef void writer_init(Writer *w, PyObject *atoms, bint hands_out) noexcept
 cdef void writer_free(Writer *w) noexcept
 
 # Room for `size` more bytes at `pos`, which the caller then writes and advances. -1: no memory.
-cdef int writer_reserve(Writer *w, Py_ssize_t size) noexcept
+cdef inline int writer_reserve(Writer *w, Py_ssize_t size) noexcept:
+    return 0 if w.end - w.pos >= size else writer_grow(w, size)
+cdef int writer_grow(Writer *w, Py_ssize_t size) noexcept
 
 # One term; the first writes any value of `Any`, the others exactly that (a Pid's `node` and so on are checked).
 cdef int write_term(Writer *w, PyObject *term) noexcept

@@ -105,7 +105,8 @@ cdef enum:
     NAME_BYTES_MAX = 255
 
 cdef struct Name:
-    uint64_t hash
+    uint64_t first   # words of the name: all of one of up to 16 bytes
+    uint64_t last
     PyObject *raw    # bytes; NULL where the place is free
     PyObject *value  # an Atom, True, False or None
 
@@ -113,16 +114,19 @@ cdef Name _names[NAMES]
 
 
 cdef PyObject *atom_value(const unsigned char *name, Py_ssize_t size, Py_ssize_t characters_max) noexcept:
-    cdef uint64_t hash = bn_hash(name, size)
+    cdef uint64_t first = bn_first_word(name, size)
+    cdef uint64_t last = bn_last_word(name, size)
+    cdef uint64_t hash = bn_hash(name, size, first, last)
     cdef Name *place
     cdef Py_ssize_t way
     if size <= characters_max:  # then it has not too many characters
         for way in range(4):
             place = &_names[(hash ^ way) & (NAMES - 1)]
-            if place.hash == hash and place.raw != NULL and PyBytes_GET_SIZE(place.raw) == size:
-                if memcmp(PyBytes_AS_STRING(place.raw), name, size) == 0:
-                    Py_INCREF(place.value)
-                    return place.value
+            if place.raw == NULL or place.first != first or place.last != last or PyBytes_GET_SIZE(place.raw) != size:
+                continue
+            if size <= 16 or memcmp(PyBytes_AS_STRING(place.raw), name, size) == 0:
+                Py_INCREF(place.value)
+                return place.value
     return _new_atom_value(name, size, characters_max, hash)
 
 
@@ -160,14 +164,16 @@ cdef void _remember(uint64_t hash, PyObject *raw, PyObject *value) noexcept:
     """Put a name (whose reference it takes over) where nothing is, or in the place of one of its set."""
     cdef Name *place = &_names[(hash ^ (hash >> 62)) & (NAMES - 1)]
     cdef Name old
-    cdef Py_ssize_t way
+    cdef Py_ssize_t way, size = PyBytes_GET_SIZE(raw)
+    cdef const unsigned char *name = <const unsigned char *>PyBytes_AS_STRING(raw)
     for way in range(4):
         if _names[(hash ^ way) & (NAMES - 1)].raw == NULL:
             place = &_names[(hash ^ way) & (NAMES - 1)]
             break
     old = place[0]
     Py_INCREF(value)
-    place.hash, place.raw, place.value = hash, raw, value
+    place.raw, place.value = raw, value
+    place.first, place.last = bn_first_word(name, size), bn_last_word(name, size)
     Py_XDECREF(old.raw)
     Py_XDECREF(old.value)  # last: when an atom goes, Python code runs
 

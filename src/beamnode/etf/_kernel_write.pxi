@@ -45,12 +45,10 @@ cdef void writer_rewind(Writer *w, Mark mark) noexcept:
             (<dict>w.atoms).popitem()
 
 
-cdef int writer_reserve(Writer *w, Py_ssize_t size) noexcept:
-    """Room for `size` more bytes. The buffer doubles; a big binary that comes early has about what it needs."""
+cdef int writer_grow(Writer *w, Py_ssize_t size) noexcept:
+    """The buffer doubles; a big binary that comes early has about what it needs."""
     cdef Py_ssize_t used = w.pos - w.start
     cdef PyObject *heap
-    if w.end - w.pos >= size:
-        return 0
     if size > PY_SSIZE_T_MAX // 4 - used:
         return -1
     if w.heap != NULL:
@@ -131,7 +129,7 @@ cdef int _write_chunk(Writer *w, PyObject *chunk) noexcept:
 cdef int _write_raw(Writer *w, const unsigned char *data, Py_ssize_t size) noexcept:
     if writer_reserve(w, size) < 0:
         return -1
-    memcpy(w.pos, data, size)
+    bn_copy(w.pos, data, size)
     w.pos += size
     return 0
 
@@ -436,7 +434,7 @@ cdef PyObject *_external_of(PyObject *raw, Py_ssize_t size) noexcept:
 cdef int _write_octets(Writer *w, const unsigned char *data, Py_ssize_t size) noexcept:
     if _write_head(w, BINARY_EXT, size, size) < 0:
         return -1
-    memcpy(w.pos, data, size)
+    bn_copy(w.pos, data, size)
     w.pos += size
     return 0
 
