@@ -199,6 +199,7 @@ cdef extern from "Python.h":
     bint PyList_Check(PyObject *) noexcept
     bint PyFloat_Check(PyObject *) noexcept
     PyObject *PyLong_FromLong(long) noexcept
+    Py_ssize_t PyLong_AsSsize_t(PyObject *) noexcept
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnsignedLongLong(unsigned long long) noexcept
     PyObject *PyNumber_Negative(PyObject *) noexcept

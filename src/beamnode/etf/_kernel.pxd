@@ -26,6 +26,11 @@ cdef struct Reader:
     Py_ssize_t room           # elements that containers may still have: at least one byte each, so it bounds memory too
     PyObject *atoms           # borrowed: the header's atoms, a tuple or list, or NULL
     bint strings              # binaries that are valid UTF-8 become str
+    const unsigned char *data # where it began
+    PyObject *big_places      # see `reader_has_bigs`; NULL where there are none (any more)
+    PyObject *bigs
+    Py_ssize_t big_next
+    Py_ssize_t big_at         # the place of the next one; -1: there is none
     Bounds bounds
 
 
@@ -57,6 +62,10 @@ cdef struct Mark:             # how far a Writer is
 
 # Prepare `r` for `size` bytes at `data`. `atoms`, if not NULL, is a tuple or a list. -1: `limits` is not as it should be.
 cdef int reader_init(Reader *r, const unsigned char *data, Py_ssize_t size, PyObject *atoms, bint strings, object limits) noexcept
+
+# Big binaries whose bytes are not behind their heads, but are these objects: two lists of as many, where in the data
+# their tags are (numbers that grow), and bytes. Both borrowed.
+cdef void reader_has_bigs(Reader *r, PyObject *places, PyObject *bigs) noexcept
 
 # One term at the cursor, a new reference. `room` goes down, so a second term shares it with the first.
 cdef PyObject *read_term(Reader *r) noexcept

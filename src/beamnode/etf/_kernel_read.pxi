@@ -7,8 +7,9 @@ cdef int reader_init(Reader *r, const unsigned char *data, Py_ssize_t size, PyOb
             _read_bounds(limits)
         except Exception:  # one that is no number, or none of 64 bits
             return -1
-    r.pos = data
+    r.pos = r.data = data
     r.end = data + size
+    r.big_at = -1
     r.atoms = atoms
     r.strings = strings
     r.bounds = _known_bounds
@@ -16,6 +17,19 @@ cdef int reader_init(Reader *r, const unsigned char *data, Py_ssize_t size, PyOb
         r.bounds.depth = DEPTH_MAX
     r.room = size if size < r.bounds.elements else r.bounds.elements
     return 0
+
+
+cdef void reader_has_bigs(Reader *r, PyObject *places, PyObject *bigs) noexcept:
+    r.big_places = places
+    r.bigs = bigs
+    r.big_next = 0
+    _find_big(r)
+
+
+cdef void _find_big(Reader *r) noexcept:
+    r.big_at = -1
+    if r.big_next < PyList_GET_SIZE(r.big_places):
+        r.big_at = PyLong_AsSsize_t(PyList_GET_ITEM(r.big_places, r.big_next))
 
 
 cdef PyObject *read_term(Reader *r) noexcept:
@@ -329,6 +343,8 @@ cdef PyObject *_read_binary(Reader *r) noexcept:
     cdef Py_ssize_t size
     if r.end - r.pos < 5:
         return NULL
+    if r.pos - r.data == r.big_at:
+        return _read_big_binary(r)
     size = bn_load32(r.pos + 1)
     if r.end - r.pos - 5 < size:
         return NULL
@@ -339,6 +355,21 @@ cdef PyObject *_read_binary(Reader *r) noexcept:
             return text
         PyErr_Clear()
     return PyBytes_FromStringAndSize(p, size)
+
+
+cdef PyObject *_read_big_binary(Reader *r) noexcept:
+    cdef PyObject *big = PyList_GET_ITEM(r.bigs, r.big_next)
+    cdef PyObject *text
+    r.pos += 5
+    r.big_next += 1
+    _find_big(r)
+    if r.strings:
+        text = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(big), PyBytes_GET_SIZE(big), NULL)
+        if text != NULL:
+            return text
+        PyErr_Clear()
+    Py_INCREF(big)
+    return big
 
 
 cdef PyObject *_read_bit_binary(Reader *r) noexcept:

@@ -6,6 +6,7 @@ with every call, behind a distribution header with the atom cache. Whatever is o
 halves, frame by frame or record by record, with which they share the atom caches: so the results, the bytes and the
 errors are the same.
 
+- `_kernel_fragments.pxi`: large messages that come in pieces.
 - `_kernel_in.pxi`: `AtomCacheIn`, `Inbound`. A message goes from the bytes that were received into a mailbox without
   anything made but its term; only a frame that is still arriving is copied.
 - `_kernel_out.pxi`: `Outbound`. A message is encoded into one buffer behind those that already wait; binaries of 64 KiB
@@ -18,9 +19,11 @@ from cpython.object cimport PyObject
 from libc.string cimport memcmp, memcpy, memset
 
 from beamnode.etf._capi cimport (
+    _PyBytes_Resize,
     PyBUF_SIMPLE,
     PyBuffer_Release,
     PyBytes_AS_STRING,
+    PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
     PyDict_GetItemWithError,
     PyDict_Next,
@@ -36,6 +39,7 @@ from beamnode.etf._capi cimport (
     Py_XDECREF,
     bn_load16,
     bn_load32,
+    bn_load64,
     bn_store32,
     uint32_t,
 )
@@ -46,6 +50,7 @@ from beamnode.etf._kernel cimport (
     failed,
     read_reference,
     read_term,
+    reader_has_bigs,
     reader_init,
     write_atom,
     write_pid,
@@ -58,7 +63,7 @@ from beamnode.etf._kernel cimport (
 from beamnode.errors import LimitExceeded, ProtocolError
 from beamnode.etf import terms
 from beamnode.wire import inbound, outbound
-from beamnode.wire.control import AliasSend, RegSend, Send
+from beamnode.wire.control import NO_PAYLOAD, AliasSend, RegSend, Send, carries_payload, from_wire
 from beamnode.wire.flags import Flag
 from beamnode.wire.header import AtomCacheOut
 
@@ -71,10 +76,21 @@ cdef enum:
     LENGTH_BYTES = 4
 
     ATOM_CACHE_REF = 82
+    NEW_FLOAT_EXT = 70
     NEW_PID_EXT = 88
     NEWER_REFERENCE_EXT = 90
     SMALL_INTEGER_EXT = 97
+    INTEGER_EXT = 98
     SMALL_TUPLE_EXT = 104
+    LARGE_TUPLE_EXT = 105
+    NIL_EXT = 106
+    STRING_EXT = 107
+    LIST_EXT = 108
+    BINARY_EXT = 109
+    SMALL_BIG_EXT = 110
+    MAP_EXT = 116
+    ATOM_UTF8_EXT = 118
+    SMALL_ATOM_UTF8_EXT = 119
 
     REG_SEND = 6
     MONITOR_P = 19
@@ -90,5 +106,8 @@ cdef PyTypeObject *ATOM = <PyTypeObject *>terms.Atom
 cdef PyTypeObject *PID = <PyTypeObject *>terms.Pid
 cdef PyTypeObject *REFERENCE = <PyTypeObject *>terms.Reference
 
+cdef object NOTHING = object()
+
+include "_kernel_fragments.pxi"
 include "_kernel_in.pxi"
 include "_kernel_out.pxi"

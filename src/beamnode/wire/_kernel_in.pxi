@@ -132,9 +132,11 @@ cdef class Inbound:
 
     cdef object slow        # an `inbound.Inbound`, for single frames
     cdef AtomCacheIn cache
+    cdef Assembler assembler
     cdef object limits
     cdef bint strings
     cdef bint cached
+    cdef bint fragmented
     cdef Py_ssize_t frame_bytes_max
     cdef bytearray held     # what has arrived from `at` on and was not handed over: the beginning of a frame, mostly
     cdef Py_ssize_t at
@@ -149,7 +151,9 @@ cdef class Inbound:
 
     def __init__(self, int_flags, *, strings, limits):
         self.cached = bool(int_flags & Flag.DIST_HDR_ATOM_CACHE)
+        self.fragmented = bool(int_flags & Flag.FRAGMENTS)
         self.cache = AtomCacheIn(limits)
+        self.assembler = Assembler(limits)
         self.slow = inbound.Inbound(int_flags, strings=strings, limits=limits, cache=self.cache)
         self.strings = strings
         self.limits = limits
@@ -166,7 +170,7 @@ cdef class Inbound:
     def next_record(self):
         """The next record, decoded only now; None until more has arrived. Raises a PeerError."""
         cdef Py_ssize_t length
-        while self.is_whole():
+        while PyByteArray_GET_SIZE(self.held) - self.at >= LENGTH_BYTES and self.lacking_bytes() == 0:
             length = self.length(<const unsigned char *>PyByteArray_AS_STRING(self.held) + self.at)
             self.at += LENGTH_BYTES + length
             if length:
@@ -183,31 +187,43 @@ cdef class Inbound:
         cdef Py_ssize_t used
         if inbox is not self.inbox:
             self.bind(inbox)
-        if PyByteArray_GET_SIZE(self.held) > self.at:
-            self.drop_read()
-            self.held += data
-            if self.is_whole():
-                self.deliver_held()
-                self.drop_read()
-            return
         if PyObject_GetBuffer(<PyObject *>data, &view, PyBUF_SIMPLE) < 0:
             raise BufferError(f"no bytes: {data!r}")
         try:
-            used = self.take(<const unsigned char *>view.buf, view.len)
+            used = self.complete_held(<const unsigned char *>view.buf, view.len)
+            used += self.take(<const unsigned char *>view.buf + used, view.len - used)
             if used < view.len:
                 self.held = bytearray((<const char *>view.buf)[used : view.len])
-                self.at = 0
         finally:
             PyBuffer_Release(&view)
 
-    cdef bint is_whole(self):
-        """Whether the frame that `held` begins with is there, or too large to wait for."""
+    cdef Py_ssize_t complete_held(self, const unsigned char *data, Py_ssize_t size) except -1:
+        """Add to the frame that `held` begins with what it lacks, and hand it over when it is whole; the bytes used."""
+        cdef Py_ssize_t used = 0
+        cdef Py_ssize_t lacking
+        if self.at:
+            self.drop_read()
+        while PyByteArray_GET_SIZE(self.held):
+            lacking = self.lacking_bytes()
+            if lacking == 0:
+                self.deliver_held()
+                self.drop_read()
+                continue
+            lacking = min(lacking, size - used)
+            if lacking == 0:
+                break
+            self.held += (<const char *>data)[used : used + lacking]
+            used += lacking
+        return used
+
+    cdef Py_ssize_t lacking_bytes(self) except -1:
+        """How many the frame that `held` begins with still needs, or its length does. Raises LimitExceeded."""
         cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.held) - self.at
-        cdef Py_ssize_t length
-        if size < LENGTH_BYTES:
-            return False
-        length = bn_load32(<unsigned char *>PyByteArray_AS_STRING(self.held) + self.at)
-        return size - LENGTH_BYTES >= length or length > self.frame_bytes_max
+        if size >= LENGTH_BYTES:
+            size -= LENGTH_BYTES + self.length(<const unsigned char *>PyByteArray_AS_STRING(self.held) + self.at)
+        else:
+            size -= LENGTH_BYTES
+        return 0 if size >= 0 else -size
 
     cdef int deliver_held(self) except -1:
         """Hand over what is whole in `held`, which nobody else can resize meanwhile."""
@@ -275,8 +291,10 @@ cdef class Inbound:
         """Hand over a frame that is one of those known here. False: it is not, and nothing has happened."""
         cdef tuple atoms
         cdef int op, arity
-        if end - p < 3 or p[0] != VERSION or p[1] != NORMAL_HEADER:
+        if end - p < 3 or p[0] != VERSION:
             return False
+        if p[1] != NORMAL_HEADER:
+            return self.fragmented and self.hand_over_fragment(p, end)
         p += 2
         atoms = self.cache.table(&p, end)
         if end - p < 4 or p[0] != SMALL_TUPLE_EXT or p[2] != SMALL_INTEGER_EXT:
@@ -358,15 +376,53 @@ cdef class Inbound:
             self.demonitor(sender, target, reference)
         return True
 
+    cdef bint hand_over_fragment(self, const unsigned char *p, const unsigned char *end) except -1:
+        cdef const unsigned char *begin = p + FRAGMENT_HEAD_BYTES
+        cdef unsigned long long fragment_id
+        cdef Sequence sequence
+        if end - p < FRAGMENT_HEAD_BYTES:
+            return False
+        sequence_id, fragment_id = bn_load64(p + 2), bn_load64(p + 10)
+        if p[1] == FIRST_FRAGMENT:
+            return fragment_id > 1 and self.begin_sequence(sequence_id, fragment_id, begin, end)
+        if p[1] != NEXT_FRAGMENT or sequence_id not in self.assembler.sequences:
+            return False
+        sequence = self.assembler.add(sequence_id, fragment_id, begin, end - begin)
+        if sequence is not None:
+            message = NO_PAYLOAD
+            if carries_payload(sequence.control):
+                message = sequence.message(self.strings, self.limits)
+                if message is NOTHING:
+                    message = self.slow.read_payload(sequence.whole(), sequence.atoms)
+            self.record(from_wire(sequence.control, message))
+        return True
+
+    cdef bint begin_sequence(
+        self, object sequence_id, unsigned long long fragment_id, const unsigned char *p, const unsigned char *end
+    ) except -1:
+        cdef Reader r
+        cdef const unsigned char *begin = p
+        cdef Sequence sequence
+        atoms = self.cache.table(&p, end)
+        if reader_init(&r, p, end - p, <PyObject *>atoms, self.strings, self.limits) < 0:
+            return False
+        control = _term(&r)
+        if control is NOTHING:
+            return False
+        carries_payload(control)  # an error now rather than after all the fragments
+        sequence = self.assembler.begin(sequence_id, FRAGMENT_HEAD_BYTES + (end - begin))
+        sequence.control = control
+        sequence.atoms = atoms
+        sequence.expected_id = fragment_id - 1
+        sequence.add(r.pos, end - r.pos)
+        return True
+
     cdef object message(self, const unsigned char *p, const unsigned char *end, tuple atoms):
         """The term at `p`, with which a frame ends; NOTHING where the slow road has to read it, or to tell the error."""
         cdef Reader r
         if p >= end or reader_init(&r, p, end - p, <PyObject *>atoms, self.strings, self.limits) < 0:
             return NOTHING
         return _term(&r)
-
-
-cdef object NOTHING = object()
 
 
 cdef object _term(Reader *r):

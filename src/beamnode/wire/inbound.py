@@ -116,7 +116,11 @@ class Inbound:
         control, atoms = begun
         if not carries_payload(control):
             return from_wire(control)
-        return from_wire(control, self._decode(terms, 0, len(terms), atoms)[0])
+        return from_wire(control, self.read_payload(terms, atoms))
+
+    def read_payload(self, terms: bytes, atoms: Any) -> Any:
+        """The term that a payload is."""
+        return self._decode(terms, 0, len(terms), atoms)[0]
 
     def _decode(self, buffer: bytes, at: int, end: int, atoms: Any) -> tuple[Any, int]:
         """A term that has to end before `end`, and where it does."""
