@@ -22,7 +22,7 @@ def kernel() -> list[Extension]:
         or sysconfig.get_config_var("Py_GIL_DISABLED")
     ):
         return []
-    names = ("beamnode.etf._kernel", "beamnode.wire._kernel")
+    names = ("beamnode.etf._kernel", "beamnode.wire._kernel", "beamnode.node._kernel")
     extensions = [Extension(name, [f"src/{name.replace('.', '/')}.pyx"], optional=True) for name in names]
     # The C files in a folder for each version of Python: environments of several versions share a checkout.
     return cythonize(

@@ -51,7 +51,7 @@ def assert_no_ties(signals: Signals) -> None:
     """No table holds anything but the living, and nothing is held for a peer."""
     living = set(signals.processes())
     assert all(process.alive for process in living)
-    assert set(signals._names.values()) <= living
+    assert set(signals.names.values()) <= living
     assert set(signals._aliases.values()) <= living
     for ties in signals._ties.values():
         assert not ties.links

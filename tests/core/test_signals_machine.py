@@ -340,7 +340,7 @@ class Cluster(RuleBasedStateMachine):
             living = signals.processes()
             assert all(process.alive for process in living)
             assert {alias for process in living for alias in process.aliases} == set(signals._aliases)
-            assert {process.name for process in living if process.name is not None} == set(signals._names)
+            assert {process.name for process in living if process.name is not None} == set(signals.names)
             kept = {
                 (kind, key)
                 for ties in signals._ties.values()

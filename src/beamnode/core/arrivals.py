@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from beamnode.core.process import Process
 from beamnode.core.signals import Signals
 from beamnode.etf import Atom, Pid, Reference
 from beamnode.wire.control import Record
@@ -15,11 +16,12 @@ Handlers = Mapping[type, Callable[[Atom, Any], None]]
 class Arrivals:
     """The inbox (`wire.inbox`) of the connection with `peer`. `handlers` has one for every class of record."""
 
-    __slots__ = ("_handlers", "_peer", "_signals", "node")
+    __slots__ = ("_handlers", "_names", "_peer", "_signals", "node")
 
     def __init__(self, signals: Signals, peer: Atom, handlers: Handlers) -> None:
         self.node = signals.node
         self._signals = signals
+        self._names = signals.names
         self._peer = peer
         self._handlers = handlers
 
@@ -29,12 +31,22 @@ class Arrivals:
     def message_to_pid(self, id: int, serial: int, creation: int, message: Any) -> None:
         process = self._signals.lookup_by(id, serial, creation)
         if process is not None:
-            self._signals.deliver_from(self._peer, process, message)
+            self._deliver(process, message)
 
     def message_to_name(self, name: Atom, message: Any) -> None:
-        process = self._signals.whereis(name)
+        process = self._names.get(name)
         if process is not None:
+            self._deliver(process, message)
+
+    def _deliver(self, process: Process, message: Any) -> None:
+        """`Signals.deliver_from`, with the common case written out: it is there once for every message."""
+        if process.expected or process.tells_origin:
             self._signals.deliver_from(self._peer, process, message)
+            return
+        process.mailbox.messages.append(message)
+        if process.waiting:
+            process.waiting = False
+            self._signals.ready.append(process)
 
     def message_to_alias(self, alias: Reference, message: Any) -> None:
         self._signals.deliver_to_alias(alias, message)

@@ -32,11 +32,11 @@ class Mailbox:
     `take` with the same `match` (Erlang's save pointer). A `match` must not send anything to its own process.
     """
 
-    __slots__ = ("_looked_at", "_match", "messages")
+    __slots__ = ("_looked_at", "looked_with", "messages")
 
     def __init__(self) -> None:
         self.messages: deque[Any] = deque()
-        self._match: Match | None = None
+        self.looked_with: Match | None = None
         self._looked_at = 0
 
     def __len__(self) -> int:
@@ -46,15 +46,15 @@ class Mailbox:
         """The first message, or the first for which `match` is true, removed from the mailbox; else NOTHING."""
         messages = self.messages
         if match is None:
-            self._match = None
+            self.looked_with = None
             return messages.popleft() if messages else NOTHING
-        start = self._looked_at if match is self._match else 0
+        start = self._looked_at if match is self.looked_with else 0
         for index, message in self._from(start) if start else enumerate(messages):
             if match(message):
                 del messages[index]
-                self._match = None
+                self.looked_with = None
                 return message
-        self._match = match
+        self.looked_with = match
         self._looked_at = len(messages)
         return NOTHING
 
@@ -67,14 +67,14 @@ class Mailbox:
 
     def restart(self) -> None:
         """The next `take` looks at every message again: a new receive begins."""
-        self._match = None
+        self.looked_with = None
 
     def remove(self, match: Match) -> Any:
         """Take the first message for which `match` is true, whoever else is receiving; else NOTHING."""
         for index, message in enumerate(self.messages):
             if match(message):
                 del self.messages[index]
-                self._match = None
+                self.looked_with = None
                 return message
         return NOTHING
 

@@ -55,7 +55,7 @@ class Signals:
         self.answered: list[Any] = []  # waiters of slots
         self.ended: list[Process] = []
         self._processes: dict[int, Process] = {}  # by _key(pid)
-        self._names: dict[Atom, Process] = {}
+        self.names: dict[Atom, Process] = {}  # of registered ones; read it
         self._aliases: dict[Reference, Process] = {}
         self._ties: dict[Atom, _Ties] = {}
         self._unlink_ids = 0
@@ -88,19 +88,19 @@ class Signals:
         return process if process is not None and process.pid.creation == creation else None
 
     def whereis(self, name: Atom) -> Process | None:
-        return self._names.get(name)
+        return self.names.get(name)
 
     def processes(self) -> list[Process]:
         return list(self._processes.values())
 
     def registered(self) -> list[Atom]:
-        return list(self._names)
+        return list(self.names)
 
     def leader_of(self, process: Process) -> Pid:
         """Its group leader. One that was given none has whoever is registered as `user`, else itself."""
         if process.group_leader is not None:
             return process.group_leader
-        user = self._names.get(USER)
+        user = self.names.get(USER)
         return process.pid if user is None else user.pid
 
     def is_local(self, pid: Pid) -> bool:
@@ -123,13 +123,13 @@ class Signals:
             raise UsageError(f"a process cannot be registered as {name!r}")
         if process.name is not None:
             raise UsageError(f"{process.pid!r} is registered as {process.name} already: unregister that name first")
-        if name in self._names:
-            raise NameTakenError(f"{name} is registered already, to {self._names[name].pid!r}")
-        self._names[name] = process
+        if name in self.names:
+            raise NameTakenError(f"{name} is registered already, to {self.names[name].pid!r}")
+        self.names[name] = process
         process.name = name
 
     def unregister(self, name: Atom) -> None:
-        process = self._names.pop(name, None)
+        process = self.names.pop(name, None)
         if process is None:
             raise NoProcessError(f"no process is registered as {name}")
         process.name = None
@@ -331,7 +331,7 @@ class Signals:
             self._check_watched(entry.watched)
 
     def _find(self, target: Pid | Atom) -> Process | None:
-        return self.lookup(target) if isinstance(target, Pid) else self._names.get(target)
+        return self.lookup(target) if isinstance(target, Pid) else self.names.get(target)
 
     def _resolve_target(self, target: Target) -> tuple[Pid | Atom, Atom]:
         if isinstance(target, Pid):
@@ -461,7 +461,7 @@ class Signals:
         process.exit_reason = reason
         del self._processes[_key(process.pid)]
         if process.name is not None:
-            del self._names[process.name]
+            del self.names[process.name]
         for alias in process.aliases:
             del self._aliases[alias]
         process.aliases.clear()
@@ -531,7 +531,7 @@ class Signals:
             self.deliver_from(node, process, record.message)
 
     def _on_reg_send(self, node: Atom, record: control.RegSend) -> None:
-        process = self._names.get(record.name)
+        process = self.names.get(record.name)
         if process is not None:
             self.deliver_from(node, process, record.message)
 

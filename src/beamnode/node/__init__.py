@@ -18,7 +18,6 @@ from beamnode.node.functions import (
     link,
     monitor,
     process_info,
-    receive,
     receive_blocking,
     register,
     self,
@@ -35,6 +34,7 @@ from beamnode.node.functions import (
 )
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
+from beamnode.node.receiving import receive
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 

@@ -44,6 +44,8 @@ class Output(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
+    on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
+
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime = runtime
         self.process = process
@@ -144,11 +146,13 @@ class Waiter:
 class LoopBody(Body):
     """A body whose code runs on the event loop."""
 
+    on_loop = True
+
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
         self._waiter = Waiter(runtime.loop)
         self._waits = False
-        self._taken = 0
+        self.taken = 0  # without waiting, since it waited last
         self.task: asyncio.Task[Any] | None = None
 
     @property
@@ -173,11 +177,11 @@ class LoopBody(Body):
         mailbox.restart()
         message = mailbox.take(match)
         if message is NOTHING:
-            self._taken = 0
+            self.taken = 0
             return await self._wait(match, timeout)
-        self._taken += 1
-        if self._taken >= MESSAGES_PER_TURN:
-            self._taken = 0
+        self.taken += 1
+        if self.taken >= MESSAGES_PER_TURN:
+            self.taken = 0
             await asyncio.sleep(0)
         return message
 

@@ -59,7 +59,7 @@ class Runtime:
         self.node_monitors = NodeMonitors(self.signals)
         self._transmit = transmit
         self._spawn_requested = spawn_requested
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._flushing = False
         self.sessions: Mapping[Atom, Session] = {}  # of the nodes that are up; the network's
         self._in_turn = False
@@ -178,11 +178,11 @@ class Runtime:
 
     def on_its_loop(self) -> bool:
         """Whether the caller is in the thread of the node's loop."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def on_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` on the node's loop and give back what it gives; from the loop's own thread, directly."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             return function(*args)
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
