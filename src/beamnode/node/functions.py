@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import Any
 
 from beamnode.core.process import AliasKind, Match, Process
@@ -17,7 +18,7 @@ from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.node.body import LoopBody, ThreadBody, body_of
-from beamnode.node.current import current_body
+from beamnode.node.current import current, current_body
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
 
 Name = Atom | str
@@ -37,9 +38,9 @@ def send(to: Destination, message: Any) -> Any:
 
     Errors: EncodeError for a message that has no term, when it must travel.
     """
-    body = current_body()
+    body = current.get() or current_body()
     runtime = body.runtime
-    if runtime.on_its_loop():
+    if runtime.thread == get_ident():
         runtime.send(body.process, to, message)
     else:
         runtime.on_loop(runtime.send, body.process, to, message)

@@ -404,10 +404,14 @@ def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:
     """A process that was named as `(name, node)`. Errors: UsageError, EncodeError."""
     if len(to) != 2:
         raise UsageError(f"a process on another node is named as (name, node), not {to!r}")
-    node = to_atom(to[1])
+    name, node = to
+    if type(name) is not Atom:
+        name = to_atom(name)
+    if type(node) is not Atom:
+        node = to_atom(node)
     if "@" not in node.name:
         raise UsageError(f"the node of {to!r} lacks its host: write it as name@host")
-    return to_atom(to[0]), node
+    return name, node
 
 
 def to_atom(name: Any) -> Atom:

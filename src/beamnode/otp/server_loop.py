@@ -1,7 +1,7 @@
 """The loop of a server: takes messages, calls handlers, ends as they say. Source: gen_server.erl (`loop`, `terminate`).
 
-A message costs no task and no turn of the event loop of its own: what is in the mailbox is handled in one go, but for
-handlers that wait, and for the turns that `receive` gives to others now and then.
+A message costs no task, no turn of the event loop and no coroutine of its own: what is in the mailbox is handled in one
+go, but for handlers that wait, and for the turns that `receive` gives to others now and then.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 from beamnode.errors import NameTakenError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, a
@@ -28,6 +28,10 @@ log = logging.getLogger("beamnode.gen_server")
 
 _OWN_FOLDER: Final = str(Path(__file__).parent)
 _NO_MESSAGE: Final = object()
+_EXIT: Final = a.EXIT
+_INSTRUCTIONS: Final = (Stop, Reply, Continue, Timeout)  # what `handle_call` may return that is no reply
+
+Rest: TypeAlias = Coroutine[Any, Any, None] | None
 
 
 class AlreadyStarted(NameTakenError):
@@ -115,7 +119,9 @@ class _Loop:
     async def serve(self, then: Then) -> None:
         """Handle messages until the end; raises what the process ends with."""
         try:
-            await self._go_on(then)
+            rest = self._go_on(then)
+            if rest is not None:
+                await rest
             while True:
                 timeout, self._timeout = self._timeout, None
                 try:
@@ -123,7 +129,9 @@ class _Loop:
                 except TimeoutError:
                     message = a.timeout
                 self._last = message
-                await self._handle(message, timeout)
+                rest = self._handle(message, timeout)
+                if rest is not None:
+                    await rest
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not self._process.alive or task is None or task.cancelling():
@@ -134,61 +142,92 @@ class _Loop:
         finally:
             self._close()
 
-    async def _handle(self, message: Any, timeout: float | None) -> None:
+    def _handle(self, message: Any, timeout: float | None) -> Rest:
+        """Handle a message; what cannot be done without waiting is the result, to be awaited."""
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
         if label is gen.CALL and size == 3 and gen.is_from(message[1]):
             if self._system.debugging:
                 self._system.note_in(message)
-            await self._on_call(message[2], message[1])
-        elif label is gen.CAST and size == 2:
+            return self._on_call(message[2], message[1])
+        if label is gen.CAST and size == 2:
             if self._system.debugging:
                 self._system.note_in(message)
-            await self._go_on(await self._call(self._server.handle_cast, message[1]))
-        elif label is gen.SYSTEM and size == 3 and gen.is_from(message[1]):
+            return self._go_on(self._start(self._server.handle_cast, message[1]))
+        if label is gen.SYSTEM and size == 3 and gen.is_from(message[1]):
             self._timeout = timeout  # it does not count as a message of the server
-            await self._system.handle(message)
-        elif label is a.EXIT and size == 3 and self._parent is not None and message[1] == self._parent:
+            return self._system.handle(message)
+        if label is _EXIT and size == 3 and self._parent is not None and message[1] == self._parent:
             raise Ordered(message[2])
-        else:
-            if self._system.debugging:
-                self._system.note_in(message)
-            await self._go_on(await self._call(self._server.handle_info, message))
+        if self._system.debugging:
+            self._system.note_in(message)
+        return self._go_on(self._start(self._server.handle_info, message))
 
-    async def _on_call(self, request: Any, sender: gen.From) -> None:
+    def _on_call(self, request: Any, sender: gen.From) -> Rest:
         try:
-            answer = await self._call(self._server.handle_call, request, sender)
-            if isinstance(answer, Stop):
-                raise answer
+            answer = self._start(self._server.handle_call, request, sender)
         except Stop as stop:
-            if stop.reply is not NO_REPLY:
-                self._farewell = sender, stop.reply
+            self._note_farewell(stop, sender)
             raise
-        then: Any = None
-        if isinstance(answer, Reply):
-            answer, then = answer.value, answer.then
-        elif isinstance(answer, Continue | Timeout):
-            answer, then = NO_REPLY, answer
+        return self._answer_later(answer, sender) if _waits(answer) else self._answer(answer, sender)
+
+    async def _answer_later(self, answer: Any, sender: gen.From) -> None:
+        try:
+            while _waits(answer):
+                answer = await answer
+        except Stop as stop:
+            self._note_farewell(stop, sender)
+            raise
+        rest = self._answer(answer, sender)
+        if rest is not None:
+            await rest
+
+    def _answer(self, answer: Any, sender: gen.From) -> Rest:
+        """What `handle_call` returned."""
+        if isinstance(answer, _INSTRUCTIONS):
+            then: Any = answer
+            answer = NO_REPLY
+            if isinstance(then, Stop):
+                self._note_farewell(then, sender)
+            elif isinstance(then, Reply):
+                answer, then = then.value, then.then
+            if answer is not NO_REPLY:
+                self._reply(sender, answer)
+            return self._go_on(then)
         if answer is not NO_REPLY:
             self._reply(sender, answer)
-        if then is not None:
-            await self._go_on(then)
+        return None
+
+    def _note_farewell(self, stop: Stop, sender: gen.From) -> None:
+        if stop.reply is not NO_REPLY:
+            self._farewell = sender, stop.reply
 
     def _reply(self, sender: gen.From, answer: Any) -> None:
         gen.reply(sender, answer)
         if self._system.debugging:
             self._system.note_out(answer, sender[0])
 
-    async def _go_on(self, then: Any) -> None:
+    def _go_on(self, then: Any) -> Rest:
         """What a handler returned, `handle_call` excepted."""
-        while isinstance(then, Continue):
-            then = await self._call(self._server.handle_continue, then.argument)
         if then is None:
-            return
+            return None
+        if isinstance(then, Continue) or _waits(then):
+            return self._go_on_later(then)
         if isinstance(then, Timeout):
             self._timeout = then.seconds
         else:
             self._check(then)
+        return None
+
+    async def _go_on_later(self, then: Any) -> None:
+        while True:
+            if isinstance(then, Continue):
+                then = self._start(self._server.handle_continue, then.argument)
+            elif _waits(then):
+                then = await then
+            else:
+                break
+        self._go_on(then)
 
     def _check(self, then: Any) -> None:
         """Errors: Stop; UsageError for what only `handle_call` may return."""
@@ -200,12 +239,15 @@ class _Loop:
                 "all but handle_call return nothing, a Continue or a Timeout; the state is in the attributes"
             )
 
-    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+    def _start(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """Call a handler; what it returns, or gives when it is awaited (`_waits`)."""
         if self._worker is None or inspect.iscoroutinefunction(handler):
-            result = handler(*args)
-        else:
-            result = self._worker.run(handler, args)
-        while hasattr(type(result), "__await__"):
+            return handler(*args)
+        return self._worker.run(handler, args)
+
+    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+        result = self._start(handler, *args)
+        while _waits(result):
             result = await result
         return result
 
@@ -251,6 +293,11 @@ class _Loop:
     def _close(self) -> None:
         if self._worker is not None:
             self._worker.close()
+
+
+def _waits(result: Any) -> bool:
+    """Whether a handler gives its result only when it is awaited."""
+    return hasattr(type(result), "__await__")
 
 
 def _reason(error: BaseException) -> Any:
