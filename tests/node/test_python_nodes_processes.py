@@ -176,7 +176,7 @@ def test_one_that_is_killed_does_not_tear_the_others_apart() -> None:
                 before = programs[-1].name if programs else node.name
                 programs.append(await stack.enter_async_context(Program(cluster, alive, before)))
             names = {program.name for program in programs}
-            await until(lambda: set(node.list()) == names)
+            await until(lambda: set(node.list()) == names, "no mesh but", node.list)
             node.monitor_nodes()
             for left in (2, 1):
                 victim = programs.pop(0)

@@ -371,6 +371,7 @@ def test_standard_input_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(main())
     os.write(into, b"for the program\n")
     assert sys.stdin.readline() == "for the program\n"
+    sys.stdin.close()
     os.close(into)
 
 
