@@ -1,8 +1,9 @@
 """A stream over a socket of the system, driven by the loop's `add_reader` and `add_writer`: no transport in between.
 
-In: one `recv_into` per readiness (more where large things arrive), into a buffer that all streams of a thread share, and one call of the receiver, which
-gets a view of it. An idle stream holds no buffer. Out: `write` hands everything to the system at once, in one
-`sendmsg`; what the system does not take waits as it is, neither joined nor copied, for the socket to be writable.
+In: one `recv_into` per readiness (more where large things arrive), into a buffer that all streams of a thread share,
+and one call of the receiver, which gets a view of it. An idle stream holds no buffer. Out: `write` hands everything to
+the system at once, in one `sendmsg`; what the system does not take waits as it is, neither joined nor copied, for the
+socket to be writable.
 """
 
 from __future__ import annotations
