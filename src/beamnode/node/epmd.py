@@ -283,7 +283,8 @@ class EpmdRegistration:
             await asyncio.wait([self._keeper])
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    self._writer.write_eof()
+                    if not self._writer.is_closing():  # while it is renewed; uvloop would raise
+                        self._writer.write_eof()
                     await self._until_closed()
         finally:
             self._writer.close()

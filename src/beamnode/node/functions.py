@@ -248,24 +248,29 @@ def process_info(pid: Pid | None = None) -> dict[str, Any] | None:
 class Timer:
     """A message under way in time; made by `send_after`."""
 
-    __slots__ = ("_handle", "_runtime")
+    __slots__ = ("_due", "_handle", "_runtime")
 
-    def __init__(self, runtime: Runtime, handle: asyncio.TimerHandle) -> None:
+    def __init__(self, runtime: Runtime, process: Process, to: Destination, message: Any, seconds: float) -> None:
         self._runtime = runtime
-        self._handle = handle
+        self._due = runtime.loop.time() + seconds
+        self._handle: asyncio.Handle | None = runtime.loop.call_later(seconds, self._send, process, to, message)
 
     def cancel(self) -> float | None:
         """Do not send it; the seconds that were left, or None when it was sent or cancelled already."""
 
         def act() -> float | None:
-            left = self._handle.when() - self._runtime.loop.time()
-            if self._handle.cancelled() or left <= 0:
+            handle, self._handle = self._handle, None
+            if handle is None:
                 return None
-            self._handle.cancel()
-            return left
+            handle.cancel()
+            return max(0.0, self._due - self._runtime.loop.time())
 
         left: float | None = self._runtime.on_loop(act)
         return left
+
+    def _send(self, process: Process, to: Destination, message: Any) -> None:
+        self._handle = None
+        self._runtime.send(process, to, message)
 
 
 def send_after(to: Destination, message: Any, seconds: float) -> Timer:
@@ -275,7 +280,7 @@ def send_after(to: Destination, message: Any, seconds: float) -> Timer:
 
     def act() -> Timer:
         runtime.check_sendable(to, message)
-        return Timer(runtime, runtime.loop.call_later(seconds, runtime.send, process, to, message))
+        return Timer(runtime, process, to, message, seconds)
 
     timer: Timer = runtime.on_loop(act)
     return timer
