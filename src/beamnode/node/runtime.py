@@ -25,10 +25,9 @@ from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
-from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody, Waiter
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
-from beamnode.node.tagged import wake
 from beamnode.wire import control
 
 if TYPE_CHECKING:
@@ -87,9 +86,6 @@ class Runtime:
             ):
                 self._flush_outgoing()
                 self._flush_ready()
-                answered, signals.answered = signals.answered, []
-                for waiter in answered:
-                    wake(waiter)
                 self._flush_ended()
                 self._flush_spawning()
         finally:
@@ -119,20 +115,24 @@ class Runtime:
             session.write()
 
     def _flush_ready(self) -> None:
-        ready, self.signals.ready = self.signals.ready, []
+        """Wake whoever waits for what has come: in `receive`, or for an answer."""
+        signals = self.signals
+        ready: list[Body | Waiter] = [process.body for process in signals.ready]
+        ready += signals.answered
+        signals.ready, signals.answered = [], []
         if not self._runs_woken:
-            for process in ready:
-                process.body.wake()
+            for each in ready:
+                each.wake()
             return
         self._flushing = self._runs_woken = False  # what they do is carried out as if they ran in a turn of their own
-        woken = 0
+        rest = iter(ready)
         try:
-            for process in ready:
-                woken += 1
-                process.body.wake(at_once=True)
+            for each in rest:
+                each.wake(at_once=True)
         finally:
             self._flushing = self._runs_woken = True
-            self.signals.ready[:0] = ready[woken:]  # Ctrl-C in one: the others are still to be woken
+            for each in rest:  # Ctrl-C in one: the others are still to be woken
+                each.wake()
 
     def _flush_outgoing(self) -> None:
         outgoing, self.signals.outgoing = self.signals.outgoing, []
@@ -158,7 +158,7 @@ class Runtime:
             self.node_monitors.forget(process)
             for slot in process.expected.values():
                 if slot.waiter is not None:
-                    wake(slot.waiter)
+                    slot.waiter.wake()
             if process.body is not None:
                 process.body.stop()
                 task = getattr(process.body, "task", None)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 from beamnode.core.process import NOTHING, Slot, reference_in
 from beamnode.errors import UsageError
 from beamnode.etf import Reference
-from beamnode.node.body import Body
+from beamnode.node.body import Body, Waiter
 from beamnode.node.current import current_body
 
 
@@ -59,17 +58,11 @@ async def _receive_tagged(body: Body, reference: Reference, timeout: float | Non
 async def _wait(body: Body, slot: Slot, timeout: float | None) -> None:
     """Until the message is there, the time is over, or the process has ended."""
     loop = body.runtime.loop
-    waiter = slot.waiter = loop.create_future()
-    timer = None if timeout is None else loop.call_later(max(timeout, 0), wake, waiter)
+    waiter = slot.waiter = Waiter(loop)
+    timer = None if timeout is None else loop.call_later(max(timeout, 0), waiter.wake)
     try:
         await waiter
     finally:
         slot.waiter = None
         if timer is not None:
             timer.cancel()
-
-
-def wake(waiter: asyncio.Future[None]) -> None:
-    """Let who waits look again."""
-    if not waiter.done():
-        waiter.set_result(None)
