@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import beamnode
+from beamnode import FixedPort, sync
+from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import ProcessExit
+from beamnode.shell import session as shell_session
 from beamnode.shell.evaluator import Evaluator
 from beamnode.shell.run import complete_sources, serve
 
@@ -68,6 +73,60 @@ def test_causes_are_shown(evaluator: Evaluator, capsys: pytest.CaptureFixture[st
     evaluator.evaluate("try:\n    1/0\nexcept Exception as e:\n    raise ValueError('outer') from e\n")
     shown = capsys.readouterr().out
     assert shown.index("ZeroDivisionError") < shown.index("direct cause") < shown.index("ValueError: outer")
+
+
+LIBRARY = str(Path(beamnode.__file__).parent)
+
+
+@pytest.fixture
+def shell() -> Iterator[Evaluator]:
+    carrier = MemoryNetwork().carrier("h")
+    with shell_session.Session(sync.Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1))) as session:
+        yield session.evaluator
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("Node.rpc('n@h', 'math', 'sqrt', [1])", "RemoteError: math:sqrt/1 on n@h raised undef: "),
+        ("Node.rpc('no@h', 'math', 'sqrt', [1])", "RpcFailed: math:sqrt/1 on no@h could not be called: "),
+        ("GenServer.call('nobody', 1)", "CallFailed: process exit: (Atom('noproc'), "),
+        ("receive(timeout=0)", "TimeoutError: no message within 0 s"),
+        ("from beamnode import GenServer as Awaited\nawait Awaited.call('nobody', 1)", "CallFailed: process exit: "),
+        ("send(self(), 1, 2)", "TypeError: send() takes "),
+    ],
+)
+def test_what_the_library_says_is_shown_without_its_frames(
+    shell: Evaluator, capsys: pytest.CaptureFixture[str], source: str, text: str
+) -> None:
+    shell.evaluate(source)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("  File ")] == [
+        f'  File "<shell 1>", line {source.count(chr(10)) + 1}, in <module>'
+    ]
+    assert text in "\n".join(shown)
+    assert shown[0] == "Traceback (most recent call last):"
+    assert sum(line.startswith("Traceback") for line in shown) == 1
+
+
+def test_frames_of_what_was_typed_and_causes_stay(shell: Evaluator, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.evaluate("def ask():\n    Node.rpc('n@h', 'm', 'f', [])\n")
+    shell.evaluate("try:\n    1/0\nexcept Exception as e:\n    ask()\n")
+    shown = capsys.readouterr().out
+    assert shown.index("ZeroDivisionError") < shown.index("During handling") < shown.index("in ask")
+    assert LIBRARY not in shown
+
+
+def test_frames_of_the_library_are_shown_where_they_may_tell_something(
+    shell: Evaluator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.evaluate("Node.list(['unhashable'])")
+    shown = capsys.readouterr().out
+    assert LIBRARY in shown
+    assert "TypeError: unhashable type" in shown
+    monkeypatch.setenv("BEAMNODE_TRACEBACK", "full")
+    shell.evaluate("GenServer.call('nobody', 1)")
+    assert LIBRARY in capsys.readouterr().out
 
 
 def test_ctrl_c_is_told_and_leaving_goes_on(evaluator: Evaluator, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import codeop
 import inspect
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-from beamnode.errors import ProcessExit
+from beamnode.errors import BeamnodeError, ProcessExit
 
 _FLAGS: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _FILE: Final = "<shell"  # what the names of typed "files" begin with
+_LIBRARY: Final = str(Path(__file__).parents[1]) + os.sep
+_PYTHON: Final = (str(Path(asyncio.__file__).parents[1]) + os.sep, "<frozen ")
 
 
 class Evaluator:
@@ -93,9 +98,38 @@ def _compiled(source: str, file: str) -> list[tuple[CodeType, bool]]:
 
 
 def _print_error(error: BaseException) -> None:
-    """The traceback from the typed line on; the frames around it are nobody's business."""
+    """The traceback from the typed line on; the frames around it are nobody's business.
+
+    Of what the library raises on purpose, such as the failure of a call, its own frames are left out as well, unless
+    BEAMNODE_TRACEBACK is `full`. They stay where the error may be the library's.
+    """
     trace = error.__traceback__
     while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(_FILE):
         trace = trace.tb_next
     shown = traceback.TracebackException(type(error), error, trace)
+    if os.environ.get("BEAMNODE_TRACEBACK") != "full":
+        _leave_out_the_library(shown, error)
     print("".join(shown.format()), end="", flush=True)
+
+
+def _leave_out_the_library(shown: traceback.TracebackException, error: BaseException) -> None:
+    """In `shown`, the text of `error`, and of what caused it; a cause of which nothing else is left, goes."""
+    for side in ("__cause__", "__context__"):
+        cause, text = getattr(error, side), getattr(shown, side)
+        if cause is not None and text is not None:
+            _leave_out_the_library(text, cause)
+            if not text.stack and _is_told(cause):
+                setattr(shown, side, None)
+    if not _is_told(error):
+        return
+    kept, inside = [], False
+    for frame in shown.stack:
+        inside = frame.filename.startswith(_LIBRARY) or (inside and frame.filename.startswith(_PYTHON))
+        if not inside:
+            kept.append(frame)
+    shown.stack[:] = kept
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether it tells a program something, and so its text matters, and not the place."""
+    return isinstance(error, BeamnodeError | TimeoutError)
