@@ -395,6 +395,27 @@ async def test_user_is_started_again(one: Node, two: Node, terminal: Terminal) -
 
 
 @between_two
+async def test_user_leaves_nothing_running(one: Node, two: Node, terminal: Terminal) -> None:
+    """A function that makes text, on the node that asks, is given up as soon as the user ends."""
+    asked, given_up = asyncio.Event(), asyncio.Event()
+
+    async def text() -> str:
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            given_up.set()
+        return ""
+
+    one.expose(text, module="slow", name="text")
+    user = group_leader()
+    send(user, (a.io_request, self(), 1, (a.put_chars, a.unicode, a.slow, a.text, [])))
+    await asyncio.wait_for(asked.wait(), 10)
+    exit(user, a.kill)
+    await asyncio.wait_for(given_up.wait(), 5)
+
+
+@between_two
 async def test_options_and_geometry(one: Node, two: Node, terminal: Terminal) -> None:
     await io.setopts({a.binary: False})
     options = await io.getopts()

@@ -86,6 +86,8 @@ class User:
         self._waiting.clear()
         if self._reading is not None:
             self._reading[1].cancel()
+        for task in self._calling:
+            task.cancel()
 
     def _read_next(self) -> None:
         if self._reading is None and self._waiting:
