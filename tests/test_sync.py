@@ -233,6 +233,41 @@ def test_a_stopped_node_says_so_and_starts_again() -> None:
         assert not node.alive
 
 
+@pytest.mark.parametrize("then", ["stop", "at exit", "start"])
+def test_the_end_of_its_loop_is_the_end_of_the_node(then: str, caplog: pytest.LogCaptureFixture) -> None:
+    network = MemoryNetwork()
+    common: Options = {"cookie": "c", "carrier": network.carrier("h"), "discovery": FixedPort(1)}
+    node = sync.Node("n@h", **common)
+    node.start()
+    loop, thread = node._loop, node._thread
+    assert loop is not None
+    assert thread is not None
+    runtime = node._node.runtime
+    pid = node.spawn(node.name, threading.Event().wait, 0)
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    loop.call_soon_threadsafe(leave)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "node n@h stops, because its event loop was ended by SystemExit(3)" in caplog.text
+    assert not node.alive
+    assert runtime.signals.lookup(pid) is None
+    with pytest.raises(NotAliveError):
+        node.ping("x@h")
+    match then:
+        case "stop":
+            assert node.stop() is False
+        case "at exit":
+            node._stop_at_exit()
+        case "start":
+            node.start()  # its port was freed
+            assert node.alive
+            assert node.stop() is True
+    assert node.stop() is False
+
+
 def test_a_start_that_fails_says_why_and_leaves_nothing() -> None:
     network = MemoryNetwork()
     before = threading.active_count()

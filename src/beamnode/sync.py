@@ -24,6 +24,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ from beamnode.services.console import Console
 from beamnode.services.net_control import ConnectionInfo
 from beamnode.services.node import Node as AsyncNode
 from beamnode.services.node import Remote
+
+log = logging.getLogger("beamnode.node")
 
 Result = TypeVar("Result")
 
@@ -159,10 +162,12 @@ class Node:
     def start(self) -> None:
         """Start the node on a loop of its own. Errors: as `beamnode.Node.start`."""
         with self._changing:
-            if self._loop is not None:
+            if self._loop is not None and not self._loop.is_closed():
                 return
             loop = new_event_loop()
-            thread = threading.Thread(target=_run_loop, args=(loop,), name=f"beamnode {self.name}", daemon=True)
+            thread = threading.Thread(
+                target=_run_loop, args=(loop, self._node), name=f"beamnode {self.name}", daemon=True
+            )
             thread.start()
             self._loop, self._thread, self._started_by = loop, thread, os.getpid()
             try:
@@ -174,7 +179,7 @@ class Node:
             atexit.register(self._stop_at_exit)
 
     def stop(self) -> bool:
-        """Leave, and end the loop; False when it is stopped already. Its processes end with it."""
+        """Leave, and end the loop; False when it is stopped already, or its loop was. Its processes end with it."""
         with self._changing:
             if self._loop is None:
                 return False
@@ -182,6 +187,10 @@ class Node:
             atexit.unregister(self._stop_at_exit)
             try:
                 self._run(self._node.shut_down())
+            except NotAliveError:
+                if not self._loop.is_closed():
+                    raise
+                return False
             finally:
                 self._end_loop()
             return True
@@ -471,10 +480,13 @@ class GenServer(gen_server.Handlers):
         gen_server.GenServer.abcast(nodes, name, request)
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop, node: AsyncNode) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+    except BaseException as error:  # SystemExit and the like, which asyncio lets pass
+        log.exception("node %s stops, because its event loop was ended by %r", node.name, error)
+        loop.run_until_complete(node.shut_down())
     finally:
         try:
             _cancel_all(loop)

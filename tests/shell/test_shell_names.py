@@ -15,7 +15,7 @@ from prompt_toolkit.document import Document
 
 import beamnode.sync as sync
 from beamnode import Atom, FixedPort, NotAliveError, ProcessExit, a
-from beamnode.shell.names import namespace
+from beamnode.shell.names import SPAWNED_MAX, NodeNames, namespace
 from beamnode.shell.session import Session
 from beamnode.shell.terminal import ShellCompleter, may_run, next_indent
 from beamnode.testing.peers import free_port
@@ -178,3 +178,14 @@ def test_indents() -> None:
     assert next_indent("x = 1") == ""
     assert next_indent("    x = 1") == "    "
     assert next_indent("  if x: ") == "      "
+
+
+def test_what_was_spawned_is_not_remembered_without_end() -> None:
+    class Spawning:
+        def spawn(self, node: str, number: int) -> int:
+            return number
+
+    names_of_node = NodeNames(Spawning())  # type: ignore[arg-type]
+    for number in range(SPAWNED_MAX + 5):
+        names_of_node.spawn("n@h", number)  # type: ignore[arg-type]
+    assert list(names_of_node._spawned) == list(range(5, SPAWNED_MAX + 5))
