@@ -87,8 +87,9 @@ def _row(y: float, title: str, speeds: dict[str, float], goal: float, scale: flo
         parts.append(
             f'<rect x="{LABEL}" y="{top:.1f}" width="{width:.1f}" height="{BAR - 2}" rx="2" fill="{COLOURS[loop]}"/>'
         )
-        halo = 'stroke="#ffffff" stroke-width="4" paint-order="stroke"'
-        behind.append(_text(LABEL + width + 7, top + BAR - 4, f"{speed:.2f}", f'fill="{MUTED}" font-size="11" {halo}'))
+        x_text, y_text, size = LABEL + width + 7, top + BAR - 4, 'font-size="11"'
+        behind.append(_text(x_text, y_text, f"{speed:.2f}", f'fill="#ffffff" stroke="#ffffff" stroke-width="4" {size}'))
+        behind.append(_text(x_text, y_text, f"{speed:.2f}", f'fill="{MUTED}" {size}'))
     goal_mark = f'<path d="M{x:.1f} {y - 3:.1f} V{bottom:.1f}" stroke="{GOAL}" stroke-width="3"/>'
     return [*parts, goal_mark, *behind]
 
