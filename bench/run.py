@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench --rounds 5 --only rtt,inbound --otp 27 --loop uvloop --quick
 
-A round starts a peer, a measured Erlang node and a measured Python node for each event loop; it runs the scenarios in
-random order, and in each the measured nodes in random order, so that what else the machine does meets all alike.
+A round runs the scenarios in random order. Each starts a peer, a measured Erlang node and a measured Python node for
+each event loop, and measures these in random order, so that what else the machine does meets all alike.
 """
 
 from __future__ import annotations
@@ -86,25 +86,38 @@ def _run(
     samples: Samples = {figure.key: {} for scenario in scenarios for figure in scenario.figures}
     codec = ""
     for number in range(1, options.rounds + 1):
-        progress(f"round {number} of {options.rounds}: starting nodes")
-        with setting.erlang("peer") as peer, setting.measured_erlang() as beam:
-            pythons = [setting.python(loop) for loop in python_loops]
-            try:
-                codec = pythons[0].codec
-                _round(peer, beam, pythons, order.sample(scenarios, len(scenarios)), order, options, samples)
-            finally:
-                for python in pythons:
-                    python.signal()
-                for python in pythons:
-                    python.kill()
+        progress(f"round {number} of {options.rounds}")
+        for scenario in order.sample(scenarios, len(scenarios)):
+            codec = _on_fresh_nodes(setting, scenario, python_loops, order, options, samples)
     return samples, codec
 
 
-def _round(
+def _on_fresh_nodes(
+    setting: Setting,
+    scenario: Scenario,
+    python_loops: list[str],
+    order: random.Random,
+    options: argparse.Namespace,
+    samples: Samples,
+) -> str:
+    """One scenario of one round; the codec that was measured."""
+    with setting.erlang("peer") as peer, setting.measured_erlang() as beam:
+        pythons = [setting.python(loop) for loop in python_loops]
+        try:
+            _compare(peer, beam, pythons, scenario, order, options, samples)
+            return pythons[0].codec
+        finally:
+            for python in pythons:
+                python.signal()
+            for python in pythons:
+                python.kill()
+
+
+def _compare(
     peer: ErlNode,
     beam: ErlNode,
     pythons: list[PythonNode],
-    scenarios: list[Scenario],
+    scenario: Scenario,
     order: random.Random,
     options: argparse.Namespace,
     samples: Samples,
@@ -113,19 +126,18 @@ def _round(
     for _, node in rows:
         if not peer.eval("net_kernel:connect_node(Node)", Node=Atom(node.name)):
             raise BenchError(f"the peer cannot connect to {node.name}")
-    for scenario in scenarios:
-        n = scenario.quick_amount if options.quick else scenario.amount
-        for row, node in order.sample(rows, len(rows)):
-            _measure(peer, node.name, scenario, n // WARM_UP_PARTS)
-            time.sleep(SETTLE_SECONDS)
-            before = cpu_seconds(node.pid)
-            answer = _measure(peer, node.name, scenario, n)
-            cpu = cpu_seconds(node.pid) - before
-            values = {figure.key: figure.of(answer, n, cpu) for figure in scenario.figures}
-            for key, value in values.items():
-                samples[key].setdefault(row, []).append(value)
-            first = scenario.figures[0]
-            progress(f"  {scenario.name:<11}{row:<8}{values[first.key]:10.1f} {first.unit}")
+    n = scenario.quick_amount if options.quick else scenario.amount
+    for row, node in order.sample(rows, len(rows)):
+        _measure(peer, node.name, scenario, n // WARM_UP_PARTS)
+        time.sleep(SETTLE_SECONDS)
+        before = cpu_seconds(node.pid)
+        answer = _measure(peer, node.name, scenario, n)
+        cpu = cpu_seconds(node.pid) - before
+        values = {figure.key: figure.of(answer, n, cpu) for figure in scenario.figures}
+        for key, value in values.items():
+            samples[key].setdefault(row, []).append(value)
+        first = scenario.figures[0]
+        progress(f"  {scenario.name:<11}{row:<8}{values[first.key]:10.1f} {first.unit}")
 
 
 def _measure(peer: ErlNode, node: str, scenario: Scenario, n: int) -> Any:
