@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from beamnode.etf import Atom
 from beamnode.testing.peers import ErlNode, PeerDied
 from bench import chart, report
 from bench.scenarios import SCENARIOS, Scenario
-from bench.setting import ROOT, BenchError, PythonNode, Setting, cpu_seconds, loops, progress
+from bench.setting import ROOT, BenchError, PythonNode, Setting, cores, cpu_seconds, loops, on_core, progress
 
 SCENARIO_SECONDS: Final = 300.0
 WARM_UP_PARTS: Final = 5  # a fifth of a scenario runs before it, unmeasured
@@ -56,6 +57,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"some scenarios: {','.join(SCENARIOS)}")
     parser.add_argument("--otp", type=int, default=25, help="the release of the peer and the yardstick (default: 25)")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), help="default: each that is installed")
+    parser.add_argument(
+        "--cores",
+        choices=("two", "one", "free"),
+        default="two",
+        help="the peer and the measured node on a core each (default), on one, or wherever the system puts them",
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, once: does it run at all?")
     parser.add_argument(
         "--no-busy-wait", dest="busy_wait", action="store_false", help="schedulers of Erlang do not spin"
@@ -101,8 +108,13 @@ def _on_fresh_nodes(
     samples: Samples,
 ) -> str:
     """One scenario of one round; the codec that was measured."""
-    with setting.erlang("peer") as peer, setting.measured_erlang() as beam:
-        pythons = [setting.python(loop) for loop in python_loops]
+    its_core, our_core = cores(options.cores)
+    with ExitStack() as nodes:
+        with on_core(its_core):
+            peer = nodes.enter_context(setting.erlang("peer"))
+        with on_core(our_core):
+            beam = nodes.enter_context(setting.measured_erlang())
+            pythons = [setting.python(loop) for loop in python_loops]
         try:
             _compare(peer, beam, pythons, scenario, order, options, samples)
             return pythons[0].codec

@@ -5,12 +5,14 @@ All of it is on loopback, with an epmd, a cookie and homes of its own. Leaving t
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +54,32 @@ def rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise BenchError(f"process {pid} has no memory any more")
+
+
+@contextmanager
+def on_core(core: int | None) -> Iterator[None]:
+    """What is started meanwhile runs on this core only, and sees no other; None: wherever the system puts it."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cores(placement: str) -> tuple[int | None, int | None]:
+    """Where the peer and the measured node run."""
+    all_of_them = sorted(os.sched_getaffinity(0))
+    if placement == "free":
+        return None, None
+    if placement == "one":
+        return all_of_them[0], all_of_them[0]
+    if len(all_of_them) < 2:
+        raise BenchError("there is one core only: use --cores one")
+    return all_of_them[0], all_of_them[1]
 
 
 class PythonNode:

@@ -20,7 +20,8 @@ from beamnode.carriers.base import Stream
 from beamnode.carriers.socket_stream import (
     CHUNKS_PER_CALL,
     FIRST_READ_BYTES,
-    MORE_READS,
+    LEAST_READ_BYTES,
+    READS_PER_TURN,
     RECEIVE_BUFFER_BYTES,
     SMALL_CHUNK_BYTES,
     SocketStream,
@@ -107,7 +108,8 @@ def test_one_write_is_one_call_and_so_is_one_read(run: Run) -> None:
 def test_a_turn_reads_more_for_who_is_quick_but_not_for_ever(
     run: Run, quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_stream, "NO_TIME_SECONDS", 60.0 if quick else -1.0)
+    monkeypatch.setattr(socket_stream, "BUSY_SECONDS", 60.0 if quick else -1.0)
+    monkeypatch.setattr(socket_stream, "IDLE_SECONDS", 15.0 if quick else -1.0)
 
     async def main() -> None:
         async with Joined(Site(Tcp(), Tcp(), "127.0.0.1")) as joined:
@@ -128,8 +130,11 @@ def test_a_turn_reads_more_for_who_is_quick_but_not_for_ever(
             await until(lambda: len(joined.far.received) == 16 * MIB)
             most = max(turns.count(turn) for turn in set(turns))
             largest = max(map(len, joined.far.pieces))
-            assert (1 < most <= 1 + MORE_READS) if quick else most == 1
+            assert (1 < most <= READS_PER_TURN) if quick else most == 1
             assert largest == (RECEIVE_BUFFER_BYTES if quick else FIRST_READ_BYTES)
+            assert quick or [len(piece) for piece in joined.far.pieces[1:-1]] == [LEAST_READ_BYTES] * (
+                len(joined.far.pieces) - 2
+            )
 
     run(main())
 
