@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from beamnode.core.process import NOTHING, Match, Process
@@ -21,6 +21,7 @@ from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
 from beamnode.node.current import current
 from beamnode.node.reasons import reason_of
+from beamnode.node.waiting import Waiter
 
 if TYPE_CHECKING:
     from beamnode.node.runtime import Runtime
@@ -89,60 +90,6 @@ class Body(ABC):
         log.error("%r (%s) crashed: %r", self.process, describe_call(self.process), error, exc_info=error)
 
 
-class Waiter:
-    """What a task waits on in `receive`, one for all the waits of a body.
-
-    To the task it is a future of another library than asyncio (`_asyncio_future_blocking` is asyncio's protocol for
-    those), with one difference: `wake(at_once=True)`, from where no task runs, lets the task go on in that very call
-    instead of in the next turn of the loop.
-    """
-
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._callback: Callable[[Waiter], object] | None = None  # the task's; None: it does not wait
-        self._context: contextvars.Context | None = None
-        self._cancelled: asyncio.CancelledError | None = None
-        self._asyncio_future_blocking = False
-
-    def __await__(self) -> Generator[Waiter, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
-
-    def wake(self, at_once: bool = False) -> None:
-        """Let the task go on; nothing if it has been woken."""
-        callback, self._callback = self._callback, None
-        if callback is None:
-            return
-        assert self._context is not None
-        if at_once:
-            self._context.run(callback, self)
-        else:
-            self._loop.call_soon(callback, self, context=self._context)
-
-    # --- What the task calls ------------------------------------------------------------------------------------------
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def add_done_callback(self, callback: Callable[[Waiter], object], *, context: contextvars.Context) -> None:
-        self._callback = callback
-        self._context = context
-
-    def cancel(self, msg: object = None) -> bool:
-        if self._callback is None:
-            return False
-        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.wake()
-        return True
-
-    def result(self) -> None:
-        cancelled, self._cancelled = self._cancelled, None
-        if cancelled is not None:
-            raise cancelled
-
-
 class LoopBody(Body):
     """A body whose code runs on the event loop."""
 
@@ -150,8 +97,8 @@ class LoopBody(Body):
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
-        self._waiter = Waiter(runtime.loop)
-        self._waits = False
+        self.waiter = Waiter(runtime.loop)
+        self.waits = False  # whether a task is in `receive`
         self.taken = 0  # without waiting, since it waited last
         self.task: asyncio.Task[Any] | None = None
 
@@ -160,13 +107,13 @@ class LoopBody(Body):
         return self.task
 
     def wake(self, at_once: bool = False) -> None:
-        self._waiter.wake(at_once)
+        self.waiter.wake(at_once)
 
     def stop(self) -> None:
         task = self.task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
-        self._waiter.wake()  # another task or thread that waits in the name of the process
+        self.waiter.wake()  # another task or thread that waits in the name of the process
 
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
@@ -186,19 +133,19 @@ class LoopBody(Body):
         return message
 
     async def _wait(self, match: Match | None, timeout: float | None) -> Any:
-        loop, process, waiter = self.runtime.loop, self.process, self._waiter
-        if self._waits:
+        loop, process, waiter = self.runtime.loop, self.process, self.waiter
+        if self.waits:
             raise UsageError(
                 f"another task of {process.pid!r} waits in receive() already: a process receives in one place"
             )
         deadline = None if timeout is None else loop.time() + max(timeout, 0)
         while True:
             timer = None if deadline is None else loop.call_at(deadline, waiter.wake)
-            self._waits = process.waiting = True
+            self.waits = process.waiting = True
             try:
                 await waiter
             finally:
-                self._waits = process.waiting = False
+                self.waits = process.waiting = False
                 if timer is not None:
                     timer.cancel()
             self.check_alive()
@@ -248,7 +195,7 @@ class BlockBody(LoopBody):
         if task is not None and not task.done() and task is not asyncio.current_task():
             self._stopped = True
             task.cancel()
-        self._waiter.wake()
+        self.waiter.wake()
 
     def take_stop(self) -> bool:
         """Whether the block was stopped from outside, and the task's cancellation was ours: it is taken back."""

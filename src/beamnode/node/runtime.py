@@ -25,9 +25,10 @@ from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
-from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody, Waiter
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
+from beamnode.node.waiting import Waiter
 from beamnode.wire import control
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Any
 from beamnode.core.process import NOTHING, Slot, reference_in
 from beamnode.errors import UsageError
 from beamnode.etf import Reference
-from beamnode.node.body import Body, Waiter
+from beamnode.node.body import Body
 from beamnode.node.current import current_body
+from beamnode.node.waiting import Waiter
 
 
 def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
