@@ -48,5 +48,6 @@ peers:
 clean:
 	rm -rf .venv .venv-3.* build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
 	    erl_crash.dump
+	find src -name '*.so' -delete
 	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +
 	@echo "Kept: the real peers in $${BEAMNODE_PEERS:-$$HOME/.cache/beamnode/peers} (rm -rf them; make peers makes them again)"

@@ -3,8 +3,9 @@
     .venv/bin/python -m pip install '.[bench]'
     .venv/bin/python bench/codec.py [ROUNDS]
 
-Each round measures every (terms, codec, direction) once, in random order; the table has the medians. Atoms are `str` for
-the other two, which have no such type. Machines drift: compare the columns of one run, never two runs.
+Each round measures every (terms, codec, direction) once, in random order; the table has the medians. Atoms are `str`
+for the other two, which have no such type. Times are of the processor, and machines drift all the same: compare the
+columns of one run, never two runs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 import msgspec
 
 from beamnode import etf
-from beamnode.etf import Atom, a
+from beamnode.etf import Atom
 
+CODECS = ("beamnode", "marshal", "msgspec")
 SECONDS = 0.02  # about how long one measurement takes
 BLOB = bytes(range(256)) * 4096  # the same object for all: how fast it is copied depends on where it lies
 
@@ -78,13 +80,13 @@ def runs() -> dict[tuple[str, str, str], Callable[[], Any]]:
 
 
 def ops_per_second(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     run()
-    count = max(1, int(SECONDS / (time.perf_counter() - started)))
-    started = time.perf_counter()
+    count = max(1, int(SECONDS / (time.process_time() - started)))
+    started = time.process_time()
     for _ in range(count):
         run()
-    return count / (time.perf_counter() - started)
+    return count / (time.process_time() - started)
 
 
 def main(rounds: int) -> None:
@@ -95,21 +97,18 @@ def main(rounds: int) -> None:
     for _ in range(rounds):
         for key in random.sample(list(everything), len(everything)):
             measured[key].append(ops_per_second(everything[key]))
-    print(
-        f"{etf.implementation} kernel, Python {sys.version.split()[0]}, {rounds} rounds, medians of operations a second\n"
-    )
+    python = sys.version.split()[0]
+    print(f"{etf.implementation} kernel, Python {python}, {rounds} rounds, medians of operations a second\n")
     print("| terms | | beamnode | marshal | msgspec | beamnode / better of the two |")
     print("|---|---|--:|--:|--:|--:|")
     for name in TERMS:
         for direction in ("decode", "encode"):
-            ours, *others = [
-                statistics.median(measured[name, codec, direction]) for codec in ("beamnode", "marshal", "msgspec")
-            ]
+            of = {codec: statistics.median(measured[name, codec, direction]) for codec in CODECS}
+            ratio = of["beamnode"] / max(of["marshal"], of["msgspec"])
             print(
-                f"| {name} | {direction} | {ours:,.0f} | {others[0]:,.0f} | {others[1]:,.0f} | {ours / max(others):.2f} |"
+                f"| {name} | {direction} | " + " | ".join(f"{of[codec]:,.0f}" for codec in CODECS) + f" | {ratio:.2f} |"
             )
 
 
 if __name__ == "__main__":
-    assert a.ok is Atom("ok")
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 21)

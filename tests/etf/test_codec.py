@@ -263,6 +263,40 @@ def test_threads_that_make_the_same_atoms_get_the_same_objects() -> None:
     assert all(len({id(atom) for atom in same}) == 1 for same in zip(*made, strict=True))
 
 
+def test_a_term_that_other_threads_change_meanwhile() -> None:
+    """What is written is some state of it, and no object is used that is gone."""
+    items: list[Any] = []
+    table: dict[Any, Any] = {}
+    ended = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            items[:] = [[str(number), (float(number),)] for _ in range(number % 50)]
+            table.clear()
+            table.update({f"{number}.{i}": [Atom(f"changing{number}")] for i in range(number % 20)})
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=change) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            out = bytearray()
+            try:
+                codec.encode_into(out, [items, table, items], {})
+            except RuntimeError:  # of Python: the size of the dictionary changed
+                continue
+            codec.decode(codec.encode((items, items)))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+
+
 def test_an_atom_that_nobody_uses_is_forgotten() -> None:
     count = len(terms._interned)
     Atom("nobody_keeps_this_one")

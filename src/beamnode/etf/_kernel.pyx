@@ -96,12 +96,20 @@ cdef object decode_term(const unsigned char *data, Py_ssize_t *offset, Py_ssize_
         return made
     failed()
     view = <object>PyMemoryView_FromMemory(<char *>data, end, PyBUF_READ)
-    made, offset[0] = codec_python.decode_from(view, offset[0], atoms, strings=strings, limits=limits)
+    try:
+        made, offset[0] = codec_python.decode_from(view, offset[0], atoms, strings=strings, limits=limits)
+    finally:
+        view.release()  # the traceback of an error may hold it longer than the caller holds the memory
     return made
 
 
 def decode_from(data, Py_ssize_t offset, atoms=(), *, bint strings=False, limits=DEFAULT_LIMITS):
-    """The term that begins at `offset`, and the offset after it: see `decode_python.decode_from`."""
+    """The term that begins at `offset` (without version byte), and the offset after it.
+
+    `atoms` are those of the distribution header, which ATOM_CACHE_REF indexes: `Atom`s, or what they stand for
+    (`True`, `False`, `None`) already. With `strings`, binaries that are valid UTF-8 become `str`. Every payload is
+    copied once, so the term does not keep `data` alive. Raises `DecodeError`.
+    """
     cdef Py_buffer view
     cdef PyObject *term = NULL
     cdef Py_ssize_t after = offset
@@ -119,7 +127,10 @@ def decode_from(data, Py_ssize_t offset, atoms=(), *, bint strings=False, limits
 
 
 def decode(data, *, bint strings=False, limits=DEFAULT_LIMITS):
-    """The one term that `data` is, version byte first: see `codec.decode`."""
+    """The one term that `data` is, version byte first, as `binary_to_term`, but nothing may follow the term.
+
+    With `strings`, binaries that are valid UTF-8 become `str`. Raises `DecodeError`.
+    """
     cdef Py_buffer view
     cdef PyObject *term = NULL
     if type(data) is bytes:
@@ -169,11 +180,16 @@ cdef int encode_term(Writer *w, object term) except -1:
 
 
 def encode_into(out, term, atoms=None):
-    """Append `term` to `out`: see `encode_python.encode_into`."""
+    """Append `term` to `out`, without the version byte.
+
+    `atoms` is the atom table of a distribution header, atom -> index: an atom in it, or one that still finds room
+    (it is added), is written as a reference to it. After an `EncodeError` both are as they were before.
+    """
     cdef Writer w
     cdef Mark mark
     if type(out) is bytearray and (atoms is None or type(atoms) is dict):
-        writer_init(&w, NULL if atoms is None else <PyObject *>atoms, False)
+        # Handed out, big binaries are not held twice before they are in `out`.
+        writer_init(&w, NULL if atoms is None else <PyObject *>atoms, True)
         mark = writer_mark(&w)
         if write_term(&w, <PyObject *>term) == 0 and writer_append_to(&w, <PyObject *>out) == 0:
             writer_free(&w)
@@ -184,7 +200,10 @@ def encode_into(out, term, atoms=None):
 
 
 def encode_chunks(term, atoms=None):
-    """The bytes of `term` as a list of bytes objects, and their size: see `encode_python.encode_chunks`."""
+    """The bytes of `term`, without the version byte, in pieces to be written in order, and how many they are in all.
+
+    Each `bytes` in it of 64 KiB or more is a piece of its own: the very object, not a copy. `atoms` as `encode_into`.
+    """
     cdef Writer w
     cdef Mark mark
     if atoms is None or type(atoms) is dict:
@@ -201,7 +220,10 @@ def encode_chunks(term, atoms=None):
 
 
 def encode(term, *, bint compressed=False):
-    """The bytes of `term`, version byte first: see `codec.encode`."""
+    """The bytes of `term`, version byte first, as `term_to_binary`. Raises `EncodeError`.
+
+    With `compressed`, its zlib form where that is shorter; OTP does so for files and tables, never between nodes.
+    """
     cdef Writer w
     cdef PyObject *data = NULL
     if not compressed:

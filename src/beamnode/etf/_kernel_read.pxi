@@ -2,9 +2,11 @@
 
 
 cdef int reader_init(Reader *r, const unsigned char *data, Py_ssize_t size, PyObject *atoms, bint strings, object limits) noexcept:
-    if limits is not _known_limits:
+    if limits is _known_limits:
+        r.bounds = _known_bounds
+    else:
         try:
-            _read_bounds(limits)
+            _read_bounds(limits, &r.bounds)
         except Exception:  # one that is no number, or none of 64 bits
             return -1
     r.pos = r.data = data
@@ -12,7 +14,6 @@ cdef int reader_init(Reader *r, const unsigned char *data, Py_ssize_t size, PyOb
     r.big_at = -1
     r.atoms = atoms
     r.strings = strings
-    r.bounds = _known_bounds
     if r.bounds.depth > DEPTH_MAX:
         r.bounds.depth = DEPTH_MAX
     r.room = size if size < r.bounds.elements else r.bounds.elements

@@ -81,17 +81,13 @@ cdef object _known_limits = None  # `Limits` are frozen: those of the last call 
 cdef Bounds _known_bounds
 
 
-cdef int _read_bounds(limits) except -1:
-    global _known_limits
-    cdef Bounds bounds
+cdef int _read_bounds(limits, Bounds *bounds) except -1:
+    global _known_limits, _known_bounds
     bounds.depth = limits.term_depth_max
     bounds.elements = limits.term_elements_max
     bounds.atom_characters = limits.atom_characters_max
     bounds.integer_bytes = limits.integer_bytes_max
-    _known_bounds.depth = bounds.depth
-    _known_bounds.elements = bounds.elements
-    _known_bounds.atom_characters = bounds.atom_characters
-    _known_bounds.integer_bytes = bounds.integer_bytes
+    _known_bounds = bounds[0]
     _known_limits = limits
     return 0
 
@@ -107,6 +103,7 @@ cdef enum:
 cdef struct Name:
     uint64_t first   # words of the name: all of one of up to 16 bytes
     uint64_t last
+    Py_ssize_t size
     PyObject *raw    # bytes; NULL where the place is free
     PyObject *value  # an Atom, True, False or None
 
@@ -122,7 +119,7 @@ cdef PyObject *atom_value(const unsigned char *name, Py_ssize_t size, Py_ssize_t
     if size <= characters_max:  # then it has not too many characters
         for way in range(4):
             place = &_names[(hash ^ way) & (NAMES - 1)]
-            if place.raw == NULL or place.first != first or place.last != last or PyBytes_GET_SIZE(place.raw) != size:
+            if place.first != first or place.last != last or place.size != size or place.raw == NULL:
                 continue
             if size <= 16 or memcmp(PyBytes_AS_STRING(place.raw), name, size) == 0:
                 Py_INCREF(place.value)
@@ -173,7 +170,7 @@ cdef void _remember(uint64_t hash, PyObject *raw, PyObject *value) noexcept:
     old = place[0]
     Py_INCREF(value)
     place.raw, place.value = raw, value
-    place.first, place.last = bn_first_word(name, size), bn_last_word(name, size)
+    place.first, place.last, place.size = bn_first_word(name, size), bn_last_word(name, size), size
     Py_XDECREF(old.raw)
     Py_XDECREF(old.value)  # last: when an atom goes, Python code runs
 

@@ -79,12 +79,21 @@ cdef PyObject *writer_bytes(Writer *w) noexcept:
 
 
 cdef int writer_append_to(Writer *w, PyObject *out) noexcept:
-    """Append what was written to a bytearray. -1: it cannot be resized."""
-    cdef Py_ssize_t used = w.pos - w.start
+    """Append what was written to a bytearray, the big binaries in their places. -1: it cannot be resized."""
     cdef Py_ssize_t size = PyByteArray_GET_SIZE(out)
-    if PyByteArray_Resize(out, size + used) < 0:
+    cdef Py_ssize_t i, end, begin = 0
+    cdef unsigned char *to
+    if PyByteArray_Resize(out, size + (w.pos - w.start) + w.handed_bytes) < 0:
         return -1
-    memcpy(PyByteArray_AS_STRING(out) + size, w.start, used)
+    to = <unsigned char *>PyByteArray_AS_STRING(out) + size
+    for i in range(w.handed_count + 1):
+        end = w.handed[i].at if i < w.handed_count else w.pos - w.start
+        memcpy(to, w.start + begin, end - begin)
+        to += end - begin
+        begin = end
+        if i < w.handed_count:
+            memcpy(to, PyBytes_AS_STRING(w.handed[i].binary), PyBytes_GET_SIZE(w.handed[i].binary))
+            to += PyBytes_GET_SIZE(w.handed[i].binary)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The kernel of the codec in readable Python: the functions that a compiled kernel has too.
 
-`encode_into`, `encode_chunks` and `decode_from` know neither of the version byte, nor of compression, nor of what follows
-a term: see `encode_python` and `decode_python`. `encode` and `decode` are for whole terms: see `whole`.
+`encode_into`, `encode_chunks` and `decode_from` know neither of the version byte, nor of compression, nor of what
+follows a term: see `encode_python` and `decode_python`. `encode` and `decode` are for whole terms: see `whole`.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
-"""`receive`, of which there may be a compiled one (`etf.implementation`): who says which this installation uses."""
+"""`receive`, of which there may be a compiled one: who says which this installation uses."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from beamnode.etf import implementation
-
-if implementation == "cython" and not TYPE_CHECKING:
-    from beamnode.node import functions
-    from beamnode.node._kernel import receive, set_up
-    from beamnode.node.body import MESSAGES_PER_TURN
-
-    set_up(functions.receive, MESSAGES_PER_TURN)
-else:
-    from beamnode.node.functions import receive
+from beamnode.etf.environment import compiled
+from beamnode.node import functions
+from beamnode.node.body import MESSAGES_PER_TURN
 
 __all__ = ["receive"]
+
+if TYPE_CHECKING:
+    from beamnode.node.functions import receive
+elif (_kernel := compiled("beamnode.node._kernel")) is None:
+    receive = functions.receive
+else:
+    _kernel.set_up(functions.receive, MESSAGES_PER_TURN)
+    receive = _kernel.receive
+    receive.__doc__ = functions.receive.__doc__

@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from beamnode.etf import implementation
+from beamnode.etf.environment import compiled
 
 
 class Waiter:
@@ -64,5 +64,5 @@ class Waiter:
             raise cancelled
 
 
-if implementation == "cython" and not TYPE_CHECKING:
-    from beamnode.node._kernel import Waiter
+if not TYPE_CHECKING and (_kernel := compiled("beamnode.node._kernel")) is not None:
+    Waiter = _kernel.Waiter

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from beamnode.etf import implementation
+from beamnode.etf.environment import compiled
 from beamnode.wire.inbound import Inbound
 from beamnode.wire.outbound import Outbound
 
-# By the name of the codec's kernel (`etf.implementation`), the ones to use last; the tests run on each.
+# By name, the ones to use last; the tests run on each.
 HALVES: Final[dict[str, tuple[type[Inbound], type[Outbound]]]] = {"python": (Inbound, Outbound)}
 
-if implementation == "cython":
-    from beamnode.wire import _kernel
+_kernel: Any = compiled("beamnode.wire._kernel")
+if _kernel is not None:
+    HALVES["cython"] = _kernel.Inbound, _kernel.Outbound  # no subclasses, but with all that a channel uses
 
-    compiled: Any = (_kernel.Inbound, _kernel.Outbound)  # no subclasses, but with all that a channel uses
-    HALVES["cython"] = compiled
-
-chosen: Final = implementation
+chosen: Final = list(HALVES)[-1]
