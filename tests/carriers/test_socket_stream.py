@@ -417,6 +417,7 @@ def test_a_loop_that_cannot_watch_sockets(run: Run, monkeypatch: pytest.MonkeyPa
 def test_a_stream_of_small_messages_gathers_but_an_answered_one_does_not(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(socket_stream, "STREAM_SECONDS", 0.5)
     monkeypatch.setattr(socket_stream, "REST_SECONDS", 0.5)  # that much, so that it is told from what a machine does
 
     async def main(answered: bool) -> int:

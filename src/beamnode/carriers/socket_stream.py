@@ -39,11 +39,13 @@ BUSY_SECONDS = 0.0005  # then the next portion is half as large
 IDLE_SECONDS = BUSY_SECONDS / 4  # below that the next one, in this turn, is twice as large
 
 # A peer that sends one small message after the other has each of them wake this process, which costs both sides more
-# than the message. So after this many reads within a millisecond that led to no answer, the stream is not read for a
-# millisecond, the least that event loops can wait: 400,000 messages a second then come 400 at a time, not one or 20. A
-# stream of 10,000 a second is never kept waiting, nor are calls, which are answered.
+# than the message. So after so many reads within a millisecond that led to no answer, the stream is not read for two:
+# 400,000 messages a second then come 800 at a time, not one or 20, and the peer, whose system tells it to wait for us now
+# and then, sends many at a time as well. A stream of 10,000 a second is never kept waiting, nor are calls, which are
+# answered. (docs/performance.md has the figures.)
 STREAM_READS = 16
-REST_SECONDS = 0.001
+STREAM_SECONDS = 0.001
+REST_SECONDS = 0.002
 GATHERED_BYTES = 2048  # a rest was worth it if so much came meanwhile
 
 # Neighbours below this are joined before they are written: 1000 of 40 bytes take 0.36 of the time of a `sendmsg` of all
@@ -216,7 +218,7 @@ class SocketStream:
         if self._stream_reads > STREAM_READS:  # the first after a rest
             goes_on = count >= GATHERED_BYTES
         elif self._stream_reads == STREAM_READS:
-            goes_on = started - self._stream_since < REST_SECONDS
+            goes_on = started - self._stream_since < STREAM_SECONDS
         else:
             return
         self._stream_reads = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from beamnode.core.process import Process
@@ -16,7 +17,7 @@ Handlers = Mapping[type, Callable[[Atom, Any], None]]
 class Arrivals:
     """The inbox (`wire.inbox`) of the connection with `peer`. `handlers` has one for every class of record."""
 
-    __slots__ = ("_handlers", "_names", "_peer", "_signals", "node")
+    __slots__ = ("_handlers", "_names", "_peer", "_signals", "demonitor", "monitor", "node")
 
     def __init__(self, signals: Signals, peer: Atom, handlers: Handlers) -> None:
         self.node = signals.node
@@ -24,6 +25,8 @@ class Arrivals:
         self._names = signals.names
         self._peer = peer
         self._handlers = handlers
+        self.monitor: Callable[[Pid, Pid | Atom, Reference], None] = partial(signals.remote_monitor, peer)
+        self.demonitor: Callable[[Pid, Pid | Atom, Reference], None] = partial(signals.remote_demonitor, peer)
 
     def record(self, record: Record) -> None:
         self._handlers[type(record)](self._peer, record)
@@ -50,9 +53,3 @@ class Arrivals:
 
     def message_to_alias(self, alias: Reference, message: Any) -> None:
         self._signals.deliver_to_alias(alias, message)
-
-    def monitor(self, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
-        self._signals.remote_monitor(self._peer, sender, target, reference)
-
-    def demonitor(self, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
-        self._signals.remote_demonitor(self._peer, sender, target, reference)

@@ -314,10 +314,10 @@ class Signals:
 
     def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> None:
         ties = self._ties_with(watcher.pid.node)
-        before = ties.watchers.get(reference)
-        if before is not None:  # a peer must not use a reference twice; if it does, the later one counts
+        before = ties.watchers.setdefault(reference, process)
+        if before is not process:  # a peer must not use a reference twice; if it does, the later one counts
             del before.watchers[reference]
-        ties.watchers[reference] = process
+            ties.watchers[reference] = process
         process.watchers[reference] = watcher
 
     def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
@@ -331,7 +331,7 @@ class Signals:
             self._check_watched(entry.watched)
 
     def _find(self, target: Pid | Atom) -> Process | None:
-        return self.lookup(target) if isinstance(target, Pid) else self.names.get(target)
+        return self.lookup(target) if type(target) is Pid else self.names.get(target)  # type: ignore[arg-type]
 
     def _resolve_target(self, target: Target) -> tuple[Pid | Atom, Atom]:
         if isinstance(target, Pid):
@@ -360,7 +360,8 @@ class Signals:
     def remote_monitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
         """`sender` on `node` monitors `target`, who is of this node, or not there."""
         self._demand_between(node, sender, target)
-        demand_reference(node, reference)
+        if reference.node is not node:
+            demand_reference(node, reference)
         process = self._find(target)
         if process is None:
             self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.noproc)))
@@ -385,7 +386,8 @@ class Signals:
         process = self._ties_if_any(node).watchers.pop(reference, None)
         if process is not None:
             process.watchers.pop(reference, None)
-            self._check_watched(process)
+            if process.ends_unwatched:
+                self._check_watched(process)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
         self._demand_between(node, record.sender, record.to)
@@ -579,9 +581,9 @@ class Signals:
 
     def _demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
         """A peer makes and breaks ties in the name of its own processes, and with ours only."""
-        if isinstance(sender, Pid) and sender.node is not node:
+        if type(sender) is Pid and sender.node is not node:
             raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")
-        if not isinstance(to, Atom) and to.node is not self.node:
+        if type(to) is not Atom and to.node is not self.node:  # type: ignore[union-attr]
             raise ProtocolError(f"{node} sent a signal for {to!r}, which is not of this node")
 
 

@@ -179,7 +179,7 @@ class Reference:
         return self.words == other.words and self.node is other.node and self.creation == other.creation
 
     def __hash__(self) -> int:
-        return hash((self.words, self.creation, self.node))
+        return hash(self.words)  # which hardly ever are those of two nodes
 
     def __repr__(self) -> str:
         return f"Reference<{on_one_line(self.node.name)}.{'.'.join(str(word) for word in reversed(self.words))}>"

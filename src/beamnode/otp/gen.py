@@ -91,8 +91,7 @@ def opened(message: Any) -> Any:
 
 def reply(sender: Any, answer: Any) -> None:
     """Answer the From of a call: `{Pid, Tag}`, where Tag may hold an alias to send to (WIRE.md, fact 6)."""
-    pid, tag = sender
-    send(_reply_to(pid, tag), (tag, answer))
+    send(reply_to(sender), (sender[1], answer))
 
 
 def alias_of(tag: Any) -> Reference | None:
@@ -111,7 +110,11 @@ def alias_of(tag: Any) -> Reference | None:
     return None
 
 
-def _reply_to(pid: Pid, tag: Any) -> Pid | Reference:
+def reply_to(sender: Any) -> Pid | Reference:
+    """Where the answer of a call goes."""
+    pid, tag = sender
+    if type(tag) is ImproperList and tag.elements == _ALIAS_LIST and type(tag.tail) is Reference:
+        return tag.tail  # as all since OTP 24 have it
     return alias_of(tag) or pid
 
 

@@ -87,7 +87,8 @@ class _Loop:
     def __init__(self, server: Handlers, parent: Pid | None) -> None:
         self._server = server
         self._parent = parent
-        self._process = current_body().process
+        body = current_body()
+        self._process, self._runtime = body.process, body.runtime
         self._system = System(server, parent)
         self._timeout: float | None = None
         self._last: Any = _NO_MESSAGE  # for the log
@@ -203,7 +204,7 @@ class _Loop:
             self._farewell = sender, stop.reply
 
     def _reply(self, sender: gen.From, answer: Any) -> None:
-        gen.reply(sender, answer)
+        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
         if self._system.debugging:
             self._system.note_out(answer, sender[0])
 
