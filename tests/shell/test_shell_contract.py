@@ -108,7 +108,7 @@ def test_by_value_from_code(cluster: Cluster) -> None:
     assert re.search(rf"^{TWO} \[Atom\('{ONE}'\)\] False$", done.stdout, re.MULTILINE)
 
 
-def test_questions_of_processes_elsewhere(cluster: Cluster, otp: Otp) -> None:
+def test_questions_of_processes_elsewhere(cluster: Cluster, otp: Otp, tmp_path: Path) -> None:
     """While a line is computed, and while the prompt is shown, with a line begun."""
     with cluster.iex(otp, "test2"), cluster.shell("test1") as ours:
         ours.type(f'Node.rpc("{TWO}", "Elixir.IO", "gets", ["first? "])')
@@ -117,8 +117,13 @@ def test_questions_of_processes_elsewhere(cluster: Cluster, otp: Otp) -> None:
         ours.expect(r"b'one\\n'\n")
         ours.type(f'def ask(): send(boss, Node.rpc("{TWO}", "Elixir.IO", "gets", ["second? "]))')
         ours.press("\r")
-        ours.run("boss = self(); pid = spawn(lambda: (__import__('time').sleep(1), ask()))", r"\)4>")
+        begun = tmp_path / "begun"
+        ours.run("import os, time; boss = self()", r"\)4>")
+        wait = f"[time.sleep(0.02) for _ in iter(lambda: os.path.exists({str(begun)!r}), True)]"
+        ours.run(f"pid = spawn(lambda: ({wait}, ask()))", r"\)5>")
         ours.press("'beg' + ")
+        ours.expect(r"'beg' \+")
+        begun.touch()
         ours.expect(r"second\? ")
         ours.type("two")
         ours.press("'un'\r")
