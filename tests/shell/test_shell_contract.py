@@ -111,8 +111,7 @@ def test_by_value_from_code(cluster: Cluster) -> None:
 def test_questions_of_processes_elsewhere(cluster: Cluster, otp: Otp, tmp_path: Path) -> None:
     """While a line is computed, and while the prompt is shown, with a line begun."""
     with cluster.iex(otp, "test2"), cluster.shell("test1") as ours:
-        ours.type(f'Node.rpc("{TWO}", "Elixir.IO", "gets", ["first? "])')
-        ours.expect(r"first\? ")
+        ours.run(f'Node.rpc("{TWO}", "Elixir.IO", "gets", ["first? "])', r"first\? ")
         ours.type("one")
         ours.expect(r"b'one\\n'\n")
         ours.type(f'def ask(): send(boss, Node.rpc("{TWO}", "Elixir.IO", "gets", ["second? "]))')

@@ -40,9 +40,9 @@ IDLE_SECONDS = BUSY_SECONDS / 4  # below that the next one, in this turn, is twi
 
 # A peer that sends one small message after the other has each of them wake this process, which costs both sides more
 # than the message. So after so many reads within a millisecond that led to no answer, the stream is not read for two:
-# 400,000 messages a second then come 800 at a time, not one or 20, and the peer, whose system tells it to wait for us now
-# and then, sends many at a time as well. A stream of 10,000 a second is never kept waiting, nor are calls, which are
-# answered. (docs/performance.md has the figures.)
+# 400,000 messages a second then come 800 at a time, not one or 20, and the peer, whose system tells it to wait for us
+# now and then, sends many at a time as well. A stream of 10,000 a second is never kept waiting, nor are calls, which
+# are answered. (docs/performance.md has the figures.)
 STREAM_READS = 16
 STREAM_SECONDS = 0.001
 REST_SECONDS = 0.002
