@@ -5,7 +5,7 @@
 #   make check    format, lint, types, the floors
 #   make venv     .venv with beamnode and its development tools        PYTHON=... chooses the interpreter
 #   make peers    the real peers (Erlang/OTP 25, 27, 29 with Elixir); needs root, once
-#   make bench    the table of docs/performance.md: beamnode beside Erlang itself   BENCH="--rounds 3" and the like
+#   make bench    all tables of docs/performance.md: beamnode beside Erlang itself  BENCH="--rounds 3" and the like
 #   make clean    remove what these targets made in the checkout
 
 PYTHON ?=
@@ -33,11 +33,11 @@ check: venv
 	@for script in scripts/* .ci/run; do bash -n "$$script" && test -x "$$script" || exit 1; done
 
 bench: venv peers
+	@$(BIN)/python -c 'import msgspec' 2>/dev/null || $(BIN)/python -m pip install -q 'msgspec>=0.19'
 	@$(BIN)/python -m bench $(BENCH)
-	@if [ -f bench/codec.py ]; then \
-	    $(BIN)/python -c 'import msgspec' 2>/dev/null || echo "msgspec is missing: $(BIN)/python -m pip install msgspec"; \
-	    $(BIN)/python -m bench.codec; \
-	fi
+	@echo; $(BIN)/python -m bench.codec
+	@echo; $(BIN)/python -m bench.fairness
+	@echo; $(BIN)/python -m bench.cluster
 
 venv:
 	@scripts/make-venv .venv $(PYTHON)

@@ -14,6 +14,11 @@ from typing import Any
 from bench.scenarios import FIGURES
 
 LOOPS = ("asyncio", "uvloop")
+PLACEMENTS = {
+    "two": "a core for each node",
+    "one": "one core for both nodes",
+    "free": "nodes where the system puts them",
+}
 
 
 def result(samples: dict[str, dict[str, list[float]]], options: argparse.Namespace, codec: str) -> dict[str, Any]:
@@ -39,6 +44,7 @@ def result(samples: dict[str, dict[str, list[float]]], options: argparse.Namespa
         "rounds": options.rounds,
         "quick": options.quick,
         "busy_wait": options.busy_wait,
+        "cores": options.cores,
         "seed": options.seed,
         "figures": figures,
     }
@@ -48,7 +54,8 @@ def conditions(result: dict[str, Any]) -> str:
     spin = "" if result["busy_wait"] else " (without busy waiting)"
     return (
         f"OTP {result['otp']}{spin}, Python {result['python']}, codec: {result['codec']}, "
-        f"{result['processors']} processors, {result['rounds']} round(s){', quick' if result['quick'] else ''}"
+        f"{result['processors']} processors, {PLACEMENTS[result['cores']]}, "
+        f"{result['rounds']} round(s){', quick' if result['quick'] else ''}"
     )
 
 

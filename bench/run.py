@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(report.table(result))
     report.save(result, ROOT / "bench/results/last.json")
+    if options.chart is None and not options.only and not options.quick:
+        options.chart = ROOT / "docs/performance.svg"
     if options.chart:
         options.chart.write_text(chart.svg(result), encoding="utf-8")
     return 0
@@ -68,7 +70,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-busy-wait", dest="busy_wait", action="store_false", help="schedulers of Erlang do not spin"
     )
     parser.add_argument("--seed", type=int, default=None, help="of the random order")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the ratios, as SVG")
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="draw the ratios, as SVG (a whole run: docs/performance.svg)"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds = 1
