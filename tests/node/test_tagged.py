@@ -76,6 +76,10 @@ def state() -> tuple[Any, ...]:
 CLEAN: tuple[Any, ...] = ([], 0, {})
 
 
+async def wait_forever() -> None:
+    await receive()
+
+
 async def until_it_waits(count: int) -> None:
     """Until so many tasks of the current process wait for an answer."""
     while sum(slot.waiter is not None for slot in current_body().process.expected.values()) < count:
@@ -247,6 +251,34 @@ def test_a_reply_that_comes_with_a_cancellation_is_not_lost() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert await GenServer.wait_response(request, 0) is a.late
+        assert state() == CLEAN
+
+    in_a_node(main)
+
+
+def test_what_comes_with_a_cancellation_wakes_who_receives() -> None:
+    async def main() -> None:
+        pid = spawn(wait_forever)
+        reference = monitor(pid)
+        waiting, receiving = asyncio.create_task(receive_tagged(reference)), asyncio.create_task(receive())
+        await until_it_waits(1)
+        exit(pid, a.kill)
+        waiting.cancel()
+        async with asyncio.timeout(20):
+            assert (await receiving)[1] == reference
+        assert state() == CLEAN
+
+    in_a_node(main)
+
+
+def test_a_monitor_may_be_flushed_away_while_its_message_is_waited_for() -> None:
+    async def main() -> None:
+        reference = monitor(spawn(wait_forever))
+        waiting = asyncio.create_task(receive_tagged(reference, timeout=0.01))
+        await until_it_waits(1)
+        assert demonitor(reference, flush=True)
+        with pytest.raises(TimeoutError):
+            await waiting
         assert state() == CLEAN
 
     in_a_node(main)

@@ -50,10 +50,11 @@ async def _receive_tagged(body: Body, reference: Reference, timeout: float | Non
         return message
     finally:
         if lent:
-            del process.expected[reference]
-            if slot.message is not NOTHING:  # it came with the cancellation: the next who asks for it finds it
+            there = process.expected.pop(reference, None)  # `demonitor` with `flush` may have taken it away
+            if there is not None and slot.message is not NOTHING:  # it came with the cancellation: for who asks next
                 mailbox.messages.appendleft(slot.message)
                 mailbox.restart()
+                body.wake()  # who is in `receive` has not seen it
 
 
 async def _wait(body: Body, slot: Slot, timeout: float | None) -> None:
