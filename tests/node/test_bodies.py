@@ -188,6 +188,29 @@ def test_killed_while_it_waits(body: Any, caplog: pytest.LogCaptureFixture) -> N
     assert caplog.records == []
 
 
+def test_ended_in_the_read_that_brought_its_message_it_cleans_up_undisturbed() -> None:
+    done = []
+
+    async def body() -> None:
+        try:
+            await receive()
+        finally:
+            await asyncio.sleep(0)
+            done.append(a.cleaned)
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as one, cluster.node() as two:
+            assert await two.connect(one.name)
+            process = one.runtime.spawn(body, ())
+            await until(lambda: process.waiting)
+            send(process.pid, a.hello)
+            exit(process.pid, a.enough)  # both leave in one write
+            await asyncio.wait([process.body.task], timeout=WAIT_SECONDS)
+            assert (process.exit_reason, done) == (a.enough, [a.cleaned])
+
+    play(main)
+
+
 def test_killed_before_its_first_step() -> None:
     steps = []
 

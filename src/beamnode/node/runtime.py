@@ -86,8 +86,8 @@ class Runtime:
                 or spawning.answered
             ):
                 self._flush_outgoing()
+                self._flush_ended()  # before who is woken may run: an ended one is stopped once, where it waits
                 self._flush_ready()
-                self._flush_ended()
                 self._flush_spawning()
         finally:
             self._flushing = False
