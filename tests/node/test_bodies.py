@@ -211,6 +211,21 @@ def test_ended_in_the_read_that_brought_its_message_it_cleans_up_undisturbed() -
     play(main)
 
 
+def test_bytes_that_come_while_a_task_runs_interrupt_no_task() -> None:
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as node:
+            process = node.runtime.spawn(wait_forever, ())
+            await until(lambda: process.waiting)
+            node.runtime.begin_turn()  # as a carrier that delivers in the call that writes has it
+            node.runtime.signals.deliver(process, a.hello)
+            node.runtime.end_turn()
+            assert process.alive
+            await asyncio.wait([process.body.task], timeout=WAIT_SECONDS)
+            assert process.exit_reason is a.normal
+
+    play(main)
+
+
 def test_killed_before_its_first_step() -> None:
     steps = []
 

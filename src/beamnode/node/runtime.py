@@ -93,8 +93,9 @@ class Runtime:
             self._flushing = False
 
     def begin_turn(self) -> None:
-        """Signals will come in, from no task: who is woken by them may run at once."""
-        self._in_turn = self._runs_woken = True
+        """Signals will come in: who is woken by them may run at once, unless a task runs, which it would interrupt."""
+        self._in_turn = True
+        self._runs_woken = asyncio.current_task(self.loop) is None
 
     def end_turn(self) -> None:
         """All that came has been handed to core: carry it out, and write what that sent."""
