@@ -420,3 +420,27 @@ def test_a_node_without_its_host_is_told_at_once() -> None:
                 monitor(("x", "n9"))
 
     play(main)
+
+
+def test_a_carrier_that_cannot_write_loses_its_connection_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node() as one, cluster.node() as two, cluster.node() as three:
+            register("three", self())
+            assert await two.connect(one.name)
+            assert await two.connect(three.name)
+            bad = two.network.session(one.name)
+            assert bad is not None
+            monkeypatch.setattr(bad, "_write_channel", fail)
+
+            async def sender() -> None:
+                send(("x", one.name), 1)
+                send(("three", three.name), a.arrived)
+
+            two.runtime.spawn(sender, ())
+            assert await expect() is a.arrived
+            await until(lambda: two.list() == [three.name])
+
+    play(main)

@@ -23,7 +23,7 @@ from beamnode.core.node_monitors import NodeMonitors
 from beamnode.core.process import Process
 from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
-from beamnode.errors import EncodeError, NotAliveError, ProcessExit, SpawnError, UsageError
+from beamnode.errors import EncodeError, NetworkError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
@@ -114,7 +114,13 @@ class Runtime:
     def _write(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
         for session in unwritten:
-            session.write()
+            try:
+                session.write()
+            except (
+                Exception
+            ) as error:  # of its carrier: the others are written, and who brought this turn is not to blame
+                log.exception("closing the connection with %s: its carrier cannot write", session.node)
+                session.end(NetworkError(f"the carrier cannot write: {error!r}"), abort=True)
 
     def _flush_ready(self) -> None:
         """Wake whoever waits for what has come: in `receive`, or for an answer."""
