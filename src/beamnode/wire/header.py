@@ -24,7 +24,6 @@ from beamnode.limits import DEFAULT_LIMITS, Limits
 
 NORMAL_HEADER: Final = 68
 CACHE_SLOTS: Final = 2048
-MESSAGE_ATOMS_MAX: Final = 255
 EMPTY_TABLE: Final = b"\x00"
 
 _NEW_ENTRY: Final = 8
