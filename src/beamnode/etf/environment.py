@@ -28,6 +28,6 @@ def compiled(name: str) -> ModuleType | None:
             raise ImportError(
                 f"BEAMNODE_KERNEL=require, but the compiled kernel {name} cannot be imported ({error}). Install "
                 "a C compiler and the headers of this Python, then beamnode anew (pip install --force-reinstall "
-                "--no-cache-dir beamnode); or unset BEAMNODE_KERNEL, to do with the Python codec"
+                "--no-cache-dir beamnode); or unset BEAMNODE_KERNEL, to do with Python"
             ) from error
         return None
