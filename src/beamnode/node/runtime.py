@@ -114,11 +114,10 @@ class Runtime:
     def _write(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
         for session in unwritten:
+            # An error of its carrier: the others are written, and who brought this turn is not to blame.
             try:
                 session.write()
-            except (
-                Exception
-            ) as error:  # of its carrier: the others are written, and who brought this turn is not to blame
+            except Exception as error:
                 log.exception("closing the connection with %s: its carrier cannot write", session.node)
                 session.end(NetworkError(f"the carrier cannot write: {error!r}"), abort=True)
 
