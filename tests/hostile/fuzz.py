@@ -1,6 +1,6 @@
 """A fuzzer to be run by hand for as long as one likes; the tests run it for a few seconds.
 
-    python tests/hostile/fuzz.py --seconds 600 [--seed N] [--only etf,channel,handshake,epmd,global] [--corpus DIR]
+    python tests/hostile/fuzz.py --seconds 600 [--seed N] [--only etf,channel,halves,handshake,epmd,global] [--corpus DIR]
     python tests/hostile/fuzz.py --replay DIR/channel-123.seed
 
 Each target takes a random source and does one run: whatever comes, a machine may raise a `PeerError` (or what its
@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from fuzz_halves import fuzz_halves
 from hostile_terms import Hostile
 
 from beamnode.errors import BeamnodeError, EncodeError, PeerError, UsageError
@@ -375,6 +376,7 @@ def _acted(
 TARGETS: dict[str, Callable[[Random], None]] = {
     "etf": fuzz_etf,
     "channel": fuzz_channel,
+    "halves": fuzz_halves,
     "handshake": fuzz_handshake,
     "epmd": fuzz_epmd,
     "global": fuzz_global,

@@ -6,7 +6,8 @@
 
 cdef enum:
     BIG_BINARY_BYTES = 65536
-    FIRST_ROOM_BYTES = 1 << 20  # of a big binary: more only as it comes
+    ROOM_FACTOR = 16  # for a big binary, of what has come with its head: nothing is made ready for what is announced
+    ROOM_BYTES_MIN = 64
     LOOKED_THROUGH_BYTES = 65536  # without finding one: then there is none
 
     FRAGMENT_HEAD_BYTES = 18
@@ -68,7 +69,7 @@ cdef class Sequence:
                 return False
             if start[self.looked_at] == BINARY_EXT and step >= 5 + BIG_BINARY_BYTES:
                 self.places.append(self.looked_at)
-                self.begin(step - 5)
+                self.begin(step - 5, size - self.looked_at - 5)
                 self.looked_at += 5
                 self.looked_from = self.looked_at
                 return True
@@ -77,8 +78,8 @@ cdef class Sequence:
                 self.looked_at = -1
         return False
 
-    cdef int begin(self, Py_ssize_t wanted) except -1:
-        self.coming = PyBytes_FromStringAndSize(NULL, min(wanted, FIRST_ROOM_BYTES))
+    cdef int begin(self, Py_ssize_t wanted, Py_ssize_t here) except -1:
+        self.coming = PyBytes_FromStringAndSize(NULL, min(wanted, max(ROOM_FACTOR * here, ROOM_BYTES_MIN)))
         if self.coming == NULL:
             raise MemoryError
         self.filled = 0
@@ -102,7 +103,7 @@ cdef class Sequence:
     cdef object message(self, bint strings, limits):
         """The payload, which is whole; NOTHING where the slow road has to read it, or to tell the error."""
         cdef Reader r
-        if self.coming != NULL or PyByteArray_GET_SIZE(self.terms) == 0:
+        if len(self.places) != len(self.binaries) or PyByteArray_GET_SIZE(self.terms) == 0:
             return NOTHING
         if reader_init(
             &r,
@@ -169,11 +170,15 @@ cdef class Assembler:
         self.message_bytes_max = limits.message_bytes_max
         self.sequences_max = limits.fragment_sequences_max
 
-    cdef Sequence begin(self, object sequence_id, Py_ssize_t size):
-        """A new sequence, of whose message `size` bytes are here."""
+    cdef Sequence begin(self, object sequence_id, unsigned long long fragment_id, Py_ssize_t size):
+        """A new sequence, of whose message `size` bytes are here. None: that is all of it."""
         cdef Sequence sequence
         if sequence_id in self.sequences:
             raise ProtocolError(f"a first fragment of sequence {sequence_id}, of which others are missing")
+        if fragment_id <= 1:
+            if fragment_id == 0:
+                raise ProtocolError("fragments are numbered down to 1: there is none with number 0")
+            return None
         if len(self.sequences) >= self.sequences_max:
             raise LimitExceeded(
                 f"messages in fragments at a time, more than fragment_sequences_max: {len(self.sequences) + 1}",
@@ -181,6 +186,7 @@ cdef class Assembler:
             )
         self.hold(size)
         sequence = Sequence()
+        sequence.expected_id = fragment_id - 1
         sequence.held_bytes = size
         self.sequences[sequence_id] = sequence
         return sequence

@@ -79,9 +79,7 @@ cdef class AtomCacheIn:
                 raise ProtocolError(f"a reference to slot {slot} of the atom cache, which is empty")
             atoms.append(<object>atom)
         known = tuple(atoms)
-        if news:
-            self.known_bytes = 0  # its atoms may have been replaced
-        elif p - begin <= KNOWN_TABLE_BYTES:
+        if not news and p - begin <= KNOWN_TABLE_BYTES:
             memcpy(self.known, begin, p - begin)
             self.known_bytes = p - begin
             self.known_atoms = known
@@ -118,6 +116,7 @@ cdef class AtomCacheIn:
             for i in range(SEGMENT_SLOTS):
                 segment[i] = NULL
             self.segments[number] = segment
+        self.known_bytes = 0  # one of its atoms may be the one that goes
         before = segment[slot]
         Py_INCREF(<PyObject *>atom)
         segment[slot] = <PyObject *>atom
@@ -184,22 +183,23 @@ cdef class Inbound:
     def deliver(self, data, inbox):
         """Hand over all that is whole with these bytes. Raises a PeerError, or what the inbox raises."""
         cdef Py_buffer view
-        cdef Py_ssize_t used
+        cdef Py_ssize_t used = 0
         if inbox is not self.inbox:
             self.bind(inbox)
         if PyObject_GetBuffer(<PyObject *>data, &view, PyBUF_SIMPLE) < 0:
             raise BufferError(f"no bytes: {data!r}")
         try:
-            used = self.complete_held(<const unsigned char *>view.buf, view.len)
-            used += self.take(<const unsigned char *>view.buf + used, view.len - used)
-            if used < view.len:
-                self.held = bytearray((<const char *>view.buf)[used : view.len])
+            try:
+                self.complete_held(<const unsigned char *>view.buf, view.len, &used)
+                self.take(<const unsigned char *>view.buf, view.len, &used)
+            finally:
+                if used < view.len:
+                    self.held += (<const char *>view.buf)[used : view.len]
         finally:
             PyBuffer_Release(&view)
 
-    cdef Py_ssize_t complete_held(self, const unsigned char *data, Py_ssize_t size) except -1:
-        """Add to the frame that `held` begins with what it lacks, and hand it over when it is whole; the bytes used."""
-        cdef Py_ssize_t used = 0
+    cdef int complete_held(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *used) except -1:
+        """Add to the frame that `held` begins with what it lacks, and hand it over when it is whole."""
         cdef Py_ssize_t lacking
         if self.at:
             self.drop_read()
@@ -209,12 +209,12 @@ cdef class Inbound:
                 self.deliver_held()
                 self.drop_read()
                 continue
-            lacking = min(lacking, size - used)
+            lacking = min(lacking, size - used[0])
             if lacking == 0:
                 break
-            self.held += (<const char *>data)[used : used + lacking]
-            used += lacking
-        return used
+            self.held += (<const char *>data)[used[0] : used[0] + lacking]
+            used[0] += lacking
+        return 0
 
     cdef Py_ssize_t lacking_bytes(self) except -1:
         """How many the frame that `held` begins with still needs, or its length does. Raises LimitExceeded."""
@@ -232,7 +232,7 @@ cdef class Inbound:
         if PyObject_GetBuffer(<PyObject *>held, &view, PyBUF_SIMPLE) < 0:
             raise MemoryError
         try:
-            self.at += self.take(<const unsigned char *>view.buf + self.at, view.len - self.at)
+            self.take(<const unsigned char *>view.buf, view.len, &self.at)
         finally:
             PyBuffer_Release(&view)
         return 0
@@ -248,7 +248,6 @@ cdef class Inbound:
         return 0
 
     cdef int bind(self, inbox) except -1:
-        self.inbox = inbox
         self.node = inbox.node
         self.to_pid = inbox.message_to_pid
         self.to_name = inbox.message_to_name
@@ -256,6 +255,7 @@ cdef class Inbound:
         self.monitor = inbox.monitor
         self.demonitor = inbox.demonitor
         self.record = inbox.record
+        self.inbox = inbox
         return 0
 
     cdef Py_ssize_t length(self, const unsigned char *data) except -1:
@@ -268,9 +268,9 @@ cdef class Inbound:
             )
         return length
 
-    cdef Py_ssize_t take(self, const unsigned char *data, Py_ssize_t size) except -1:
-        """Hand over the frames that are whole; how many bytes they are."""
-        cdef Py_ssize_t at = 0
+    cdef int take(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *used) except -1:
+        """Hand over the frames that are whole from `used` on, which is past each before anything is done with it."""
+        cdef Py_ssize_t at = used[0]
         cdef Py_ssize_t length
         cdef const unsigned char *frame
         while size - at >= LENGTH_BYTES:
@@ -279,24 +279,31 @@ cdef class Inbound:
                 break
             frame = data + at + LENGTH_BYTES
             at += LENGTH_BYTES + length
+            used[0] = at
             if length == 0:
                 continue  # a tick
             if not (self.cached and self.hand_over(frame, frame + length)):
                 record = self.slow.read_frame(frame[:length], 0, length)
                 if record is not None:
                     self.record(record)
-        return at
+        return 0
 
     cdef bint hand_over(self, const unsigned char *p, const unsigned char *end) except -1:
-        """Hand over a frame that is one of those known here. False: it is not, and nothing has happened."""
+        """Hand over a frame with a header of a kind known here. False: it has none, and nothing has happened."""
         cdef tuple atoms
-        cdef int op, arity
         if end - p < 3 or p[0] != VERSION:
             return False
         if p[1] != NORMAL_HEADER:
             return self.fragmented and self.hand_over_fragment(p, end)
         p += 2
         atoms = self.cache.table(&p, end)
+        if not self.hand_over_terms(p, end, atoms):  # the table is not read twice: it may replace what it refers to
+            self.record(self.slow.read_terms((<const char *>p)[: end - p], 0, end - p, atoms))
+        return True
+
+    cdef bint hand_over_terms(self, const unsigned char *p, const unsigned char *end, tuple atoms) except -1:
+        """Hand over a message or a monitor. False: it is neither, or an odd one, and nothing has happened."""
+        cdef int op, arity
         if end - p < 4 or p[0] != SMALL_TUPLE_EXT or p[2] != SMALL_INTEGER_EXT:
             return False
         arity, op = p[1], p[3]
@@ -384,8 +391,9 @@ cdef class Inbound:
             return False
         sequence_id, fragment_id = bn_load64(p + 2), bn_load64(p + 10)
         if p[1] == FIRST_FRAGMENT:
-            return fragment_id > 1 and self.begin_sequence(sequence_id, fragment_id, begin, end)
-        if p[1] != NEXT_FRAGMENT or sequence_id not in self.assembler.sequences:
+            self.begin_sequence(sequence_id, fragment_id, begin, end)
+            return True
+        if p[1] != NEXT_FRAGMENT:
             return False
         sequence = self.assembler.add(sequence_id, fragment_id, begin, end - begin)
         if sequence is not None:
@@ -397,25 +405,35 @@ cdef class Inbound:
             self.record(from_wire(sequence.control, message))
         return True
 
-    cdef bint begin_sequence(
+    cdef int begin_sequence(
         self, object sequence_id, unsigned long long fragment_id, const unsigned char *p, const unsigned char *end
     ) except -1:
         cdef Reader r
         cdef const unsigned char *begin = p
         cdef Sequence sequence
-        atoms = self.cache.table(&p, end)
-        if reader_init(&r, p, end - p, <PyObject *>atoms, self.strings, self.limits) < 0:
-            return False
-        control = _term(&r)
+        cdef tuple atoms = self.cache.table(&p, end)
+        cdef Py_ssize_t control_bytes
+        control = NOTHING
+        if reader_init(&r, p, end - p, <PyObject *>atoms, self.strings, self.limits) == 0:
+            control = _term(&r)
+            control_bytes = r.pos - p
         if control is NOTHING:
-            return False
-        carries_payload(control)  # an error now rather than after all the fragments
-        sequence = self.assembler.begin(sequence_id, FRAGMENT_HEAD_BYTES + (end - begin))
+            control, control_bytes = self.slow.read_term((<const char *>p)[: end - p], 0, end - p, atoms)
+        p += control_bytes
+        payload_follows = carries_payload(control)  # an error now rather than after all the fragments
+        sequence = self.assembler.begin(sequence_id, fragment_id, FRAGMENT_HEAD_BYTES + (end - begin))
+        if sequence is None:  # the first is the last
+            message = NO_PAYLOAD
+            if payload_follows:
+                message = self.message(p, end, atoms)
+                if message is NOTHING:
+                    message = self.slow.read_payload((<const char *>p)[: end - p], atoms)
+            self.record(from_wire(control, message))
+            return 0
         sequence.control = control
         sequence.atoms = atoms
-        sequence.expected_id = fragment_id - 1
-        sequence.add(r.pos, end - r.pos)
-        return True
+        sequence.add(p, end - p)
+        return 0
 
     cdef object message(self, const unsigned char *p, const unsigned char *end, tuple atoms):
         """The term at `p`, with which a frame ends; NOTHING where the slow road has to read it, or to tell the error."""

@@ -45,7 +45,7 @@ cdef class Outbound:
     def send_to_pid(self, sender, to, message):
         """`send` of a `Send`; the bytes that wait now."""
         cdef Writer w
-        if self.cached and self.sends_sender and Py_TYPE(<PyObject *>to) == PID:
+        if self.cached and self.sends_sender and Py_TYPE(<PyObject *>to) == PID and Py_TYPE(<PyObject *>sender) == PID:
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 _write_op(&w, 3, SEND_SENDER)
@@ -54,13 +54,14 @@ cdef class Outbound:
                     return self.pending()
             finally:
                 self.end(&w)
+        failed()
         self.send(Send(to, message, sender))
         return self.pending()
 
     def send_to_name(self, sender, name, message):
         """`send` of a `RegSend`; the bytes that wait now."""
         cdef Writer w
-        if self.cached:
+        if self.cached and Py_TYPE(<PyObject *>sender) == PID:
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 _write_op(&w, 4, REG_SEND)
@@ -73,13 +74,14 @@ cdef class Outbound:
                     return self.pending()
             finally:
                 self.end(&w)
+        failed()
         self.send(RegSend(sender, name, message))
         return self.pending()
 
     def send_to_alias(self, sender, alias, message):
         """`send` of an `AliasSend`; the bytes that wait now."""
         cdef Writer w
-        if self.cached and (self.sends_altact or self.sends_alias):
+        if self.cached and (self.sends_altact or self.sends_alias) and _are_pid_and_alias(sender, alias):
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 if self.sends_altact:
@@ -93,6 +95,7 @@ cdef class Outbound:
                     return self.pending()
             finally:
                 self.end(&w)
+        failed()
         self.send(AliasSend(sender, alias, message))
         return self.pending()
 
@@ -217,3 +220,7 @@ cdef inline void _write_op(Writer *w, int arity, int op) noexcept:
     """The beginning of a control tuple; a new Writer has room for it."""
     w.pos[0], w.pos[1], w.pos[2], w.pos[3] = SMALL_TUPLE_EXT, arity, SMALL_INTEGER_EXT, op
     w.pos += 4
+
+
+cdef inline bint _are_pid_and_alias(object sender, object alias) noexcept:
+    return Py_TYPE(<PyObject *>sender) == PID and Py_TYPE(<PyObject *>alias) == REFERENCE

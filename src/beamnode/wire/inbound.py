@@ -69,7 +69,7 @@ class Inbound:
         kind = buffer[start + 1] if end - start > 1 and buffer[start] == VERSION else None
         if kind == NORMAL_HEADER:
             atoms, at = self._read_table(buffer, start + 2, end)
-            return self._read_terms(buffer, at, end, atoms)
+            return self.read_terms(buffer, at, end, atoms)
         if kind == fragments.FIRST_FRAGMENT and self._fragmented:
             return self._read_first_fragment(buffer, start, end)
         if kind == fragments.NEXT_FRAGMENT and self._fragmented:
@@ -83,7 +83,8 @@ class Inbound:
             raise ProtocolError("a distribution header with atoms: the atom cache was not negotiated")
         return self._cache.read_table(buffer, at, end)
 
-    def _read_terms(self, buffer: bytes, at: int, end: int, atoms: Any) -> Record:
+    def read_terms(self, buffer: bytes, at: int, end: int, atoms: Any) -> Record:
+        """The record of the terms behind a header with those atoms."""
         reader = READERS.get(buffer[at : at + 4])
         if reader is not None:
             try:
@@ -96,15 +97,15 @@ class Inbound:
                 if after > end:
                     raise ProtocolError("a term that is longer than its message")
                 return record
-        control, at = self._decode(buffer, at, end, atoms)
+        control, at = self.read_term(buffer, at, end, atoms)
         if not carries_payload(control):
             return from_wire(control)
-        return from_wire(control, self._decode(buffer, at, end, atoms)[0])
+        return from_wire(control, self.read_term(buffer, at, end, atoms)[0])
 
     def _read_first_fragment(self, buffer: bytes, start: int, end: int) -> Record | None:
         sequence_id, fragment_id = fragments.read_fragment_head(buffer, start, end)
         atoms, at = self._read_table(buffer, start + HEAD_BYTES, end)
-        control, at = self._decode(buffer, at, end, atoms)
+        control, at = self.read_term(buffer, at, end, atoms)
         carries_payload(control)  # an error now rather than after all the fragments
         begun = (control, atoms)
         piece = buffer[at:end]
@@ -120,9 +121,9 @@ class Inbound:
 
     def read_payload(self, terms: bytes, atoms: Any) -> Any:
         """The term that a payload is."""
-        return self._decode(terms, 0, len(terms), atoms)[0]
+        return self.read_term(terms, 0, len(terms), atoms)[0]
 
-    def _decode(self, buffer: bytes, at: int, end: int, atoms: Any) -> tuple[Any, int]:
+    def read_term(self, buffer: bytes, at: int, end: int, atoms: Any) -> tuple[Any, int]:
         """A term that has to end before `end`, and where it does."""
         if at >= end:
             raise ProtocolError("a message that lacks a term")
@@ -144,4 +145,4 @@ class Inbound:
             raise ProtocolError("a message that lacks a term with its version byte")
         if buffer[at + 1 : at + 2] == _COMPRESSED:  # what is compressed is the last of its message
             return decode(buffer[at:end], strings=self._strings, limits=self._limits), end
-        return self._decode(buffer, at + 1, end, ())
+        return self.read_term(buffer, at + 1, end, ())
