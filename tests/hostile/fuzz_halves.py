@@ -22,7 +22,8 @@ from beamnode.wire.flags import DEFAULT, Flag, without
 from beamnode.wire.halves import HALVES
 
 ME, VICTIM = "evil@127.0.0.1", "victim@127.0.0.1"
-LIMITS = Limits(frame_bytes_max=1 << 20, message_bytes_max=300_000, fragment_sequences_max=3, atom_characters_max=20)
+WIDE = Limits(frame_bytes_max=1 << 20, inflated_bytes_max=1 << 20)
+TIGHT = Limits(frame_bytes_max=1 << 20, message_bytes_max=300_000, fragment_sequences_max=3, atom_characters_max=20)
 OPTIONAL = Flag.FRAGMENTS, Flag.SEND_SENDER, Flag.ALTACT_SIG, Flag.ALIAS, Flag.EXIT_PAYLOAD
 
 
@@ -88,8 +89,12 @@ class Stream:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.hostile = Hostile(random, ME, VICTIM)
+        self.wild = random.choice((0, 0, 1, 4))  # how often it does what no peer may: most streams would end at once
         self.known: set[int] = set()
         self.open: dict[int, tuple[int, bytes]] = {}  # by sequence id: the next fragment's id, and what is left
+
+    def odd(self, one_in: int) -> bool:
+        return self.random.randrange(one_in) < self.wild
 
     def table(self) -> tuple[bytes, int]:
         """A table of atoms, and how many it lists. A slot may be in it twice, before and after it is filled again."""
@@ -100,11 +105,11 @@ class Stream:
         for index in range(count):
             slot = random.choice((0, 1, 2, 3, 0x100, 0x7FF))
             new = slot not in self.known or random.randrange(8) == 0
-            if new and random.randrange(200):
+            if new and not self.odd(200):
                 self.known.add(slot)
                 nibbles[index] = 8
-                text = random.choice((VICTIM, ME, VICTIM, "a", "true", "nil", "", "\u00e9", "ok", "x" * 20)).encode()
-                if random.randrange(200) == 0:
+                text = random.choice((VICTIM, ME, VICTIM, VICTIM, "a", "true", "nil", "", "\u00e9", "x" * 20)).encode()
+                if self.odd(200):
                     text = random.choice((b"\xff", b"y" * 21))
                 entries += bytes((slot & 255, len(text))) + text
             else:
@@ -114,20 +119,20 @@ class Stream:
         return bytes((count,)) + (flags if count else b"") + entries, count
 
     def atom(self, count: int) -> bytes:
-        if not count or self.random.randrange(10) == 0:
-            return b"w\x02in" if self.random.randrange(4) else b"R" + self.random.randbytes(1)
+        if not count or self.random.randrange(12) == 0:
+            return b"R" + self.random.randbytes(1) if self.odd(30) else b"w\x02in"
         return b"R" + bytes((self.random.randrange(count),))
 
     def pid(self, count: int) -> bytes:
         return b"X" + self.atom(count) + struct.pack(">III", self.random.randrange(4), 0, 2**32 - 1)
 
     def reference(self, count: int) -> bytes:
-        words = self.random.choice((0, 1, 3, 5, 5, 6))
+        words = 6 if self.odd(100) else self.random.choice((1, 3, 3, 5))
         return b"Z" + words.to_bytes(2) + self.atom(count) + bytes(4 + 4 * words)
 
     def binary(self) -> bytes:
         size = self.random.choice((0, 3, 300, 65_535, 65_536, 70_000, 140_000))
-        claimed = size if self.random.randrange(12) else self.random.choice((size + 1, 2**31, 2**32 - 1, 65_536))
+        claimed = self.random.choice((size + 1, 2**31, 2**32 - 1, 65_536)) if self.odd(40) else size
         return b"m" + claimed.to_bytes(4) + self.random.choice((b"a", b"\xff", b"m")) * size
 
     def payload(self, count: int, depth: int = 3) -> bytes:
@@ -142,9 +147,9 @@ class Stream:
                 (
                     b"a\x01", b"j", b"b\xff\xff\xff\xff", b"k\0\x03abc", b"k\xff\xff" + b"m" * 65_535, b"n\x01\1\x05",
                     b"F" + bytes(8), b"qw\1aw\1ba\1", b"M\0\0\0\1\x04\xf0", b"o\0\0\1\0\0" + b"\1" * 256, b"w\4true",
-                    b"d\0\1a", b"v\0\1b", b"w\x15" + b"z" * 21, self.pid(count), self.reference(count),
-                    self.hostile.odd_term() if random.randrange(6) == 0 else b"a\x02",
-                    self.hostile.encoded(self.hostile.term(3)),
+                    b"d\0\1a", b"v\0\1b", self.pid(count), self.reference(count),
+                    random.choice((self.hostile.odd_term(), b"w\x15" + b"z" * 21)) if self.odd(20) else b"a\x02",
+                    b"t\0\0\0\1t\0\0\0\1a\1a\2a\3", self.hostile.encoded(self.hostile.term(3)),
                 )
             )  # fmt: skip
         parts = [self.payload(count, depth - 1) for _ in range(random.randrange(4))]
@@ -154,7 +159,8 @@ class Stream:
             return b"l" + len(parts).to_bytes(4) + b"".join(parts) + random.choice((b"j", b"j", self.payload(count, 0)))
         if kind < 15:
             return b"i" + len(parts).to_bytes(4) + b"".join(parts)
-        return b"t" + (len(parts) // 2).to_bytes(4) + b"".join(parts[: len(parts) // 2 * 2])
+        keys = sorted({self.payload(count, depth - 1 if self.odd(20) else 0) for _ in parts}) if parts else []
+        return b"t" + len(keys).to_bytes(4) + b"".join(key + part for key, part in zip(keys, parts, strict=False))
 
     def terms(self, count: int) -> tuple[bytes, bytes]:
         """A control tuple and a payload."""
@@ -169,17 +175,17 @@ class Stream:
             (b"h\4a\x06" + pid + self.atom(count) + name, payload),
             (b"h\3a\x21" + pid + alias, payload),
             (b"h\4a\x25a\4" + pid + alias, payload),
-            (b"h\4a\x25a" + self.random.randbytes(1) + pid + self.random.choice((alias, name, to)), payload),
+            (b"h\4a\x25a" + (self.random.randbytes(1) if self.odd(9) else b"\5") + pid + self.random.choice((alias, name, to)), payload),
             (b"h\4a\x13" + pid + self.random.choice((to, name)) + alias, b""),
             (b"h\4a\x14" + pid + self.random.choice((to, name)) + alias, b""),
-            (b"h\3a\1" + pid + to, self.random.choice((b"", payload))),
+            (b"h\3a\1" + pid + to, b""),
+            (b"h\3a\1" + pid + to, payload),
             (b"h\4a\3" + pid + to + self.payload(count), b""),  # an exit whose reason only Python may know
             (b"h\3a\x18" + pid + to, payload),
-            (self.payload(count), payload),
-            tuple((*map(self.hostile.encoded, self.hostile.control()), b"")[:2]),
         )
-        control, payload = self.random.choice(choices)
-        return control, payload
+        if self.odd(40):
+            return self.random.choice((self.payload(count), b"".join(map(self.hostile.encoded, self.hostile.control())))), payload
+        return self.random.choice(choices)
 
     def frame(self, *, cached: bool, fragmented: bool) -> bytes:
         random = self.random
@@ -191,11 +197,13 @@ class Stream:
             return self.whole(b"\x83D" + table + control + payload)
         sequence = random.choice((1, 2, 3, 4, 2**64 - 1))
         size = random.choice((0, 1, len(payload) // 2, len(payload), min(len(payload), 65_000)))
-        fragment = random.choice((1, 2, 2, 3, 4, 9, 0, 2**64 - 1) if random.randrange(5) == 0 else (2, 3))
-        if fragment > 1 and (sequence not in self.open or random.randrange(20) == 0):
-            self.open[sequence] = fragment - 1, payload[size:]
-        elif random.randrange(20):
+        fragment = random.choice((0, 2**64 - 1)) if self.odd(40) else random.choice((1, 2, 2, 3, 3, 4, 9))
+        if sequence in self.open and not self.odd(20):
             return self.whole(b"\x83D" + table + control + payload)
+        if fragment > 1:
+            self.open[sequence] = fragment - 1, payload[size:]
+        elif not self.odd(9):
+            size = len(payload)
         return self.whole(b"\x83E" + struct.pack(">QQ", sequence, fragment) + table + control + payload[:size])
 
     def next_fragment(self) -> bytes:
@@ -205,17 +213,17 @@ class Stream:
         size = len(rest) if fragment == 1 else random.choice((0, 1, 3, 7, len(rest) // 2, min(len(rest), 65_536)))
         if fragment > 1:
             self.open[sequence] = fragment - 1, rest[size:]
-        elif random.randrange(12) == 0:
+        elif self.odd(30):
             size = random.choice((0, size // 2))
-        if random.randrange(60) == 0:
+        if self.odd(60):
             fragment = random.choice((0, fragment + 1, 2**64 - 1))
-        if random.randrange(60) == 0:
+        if self.odd(60):
             sequence = 77
         return self.whole(b"\x83F" + struct.pack(">QQ", sequence, fragment) + rest[:size])
 
     def whole(self, body: bytes) -> bytes:
         tick = bytes(4) if self.random.randrange(10) == 0 else b""
-        if self.random.randrange(120) == 0:
+        if self.odd(120):
             body = self.hostile.spoiled(body)
         return tick + len(body).to_bytes(4) + body
 
@@ -298,8 +306,9 @@ def fuzz_halves(random: Random) -> None:
         else stream.hostile.lawful_frame(headed=headed is not None)
         for _ in range(random.randrange(1, 40))
     )
-    if random.randrange(10) == 0:
+    if stream.odd(10):
         data = stream.hostile.spoiled(data)
+    limits = random.choice((WIDE, WIDE, TIGHT))
     strings = random.randrange(3) == 0
     raises_at = frozenset(random.sample(range(1, 20), 2) if random.randrange(4) == 0 else ())
     scratch = bytearray(len(data))
@@ -307,7 +316,7 @@ def fuzz_halves(random: Random) -> None:
     for name, (inbound, _) in HALVES.items():
         for pieces in (frames_of(data), in_any_pieces(random, data)):
             log = Log(Atom(VICTIM), raises_at)
-            end = delivered(inbound(int(flags), strings=strings, limits=LIMITS), log, pieces, scratch)
+            end = delivered(inbound(int(flags), strings=strings, limits=limits), log, pieces, scratch)
             if expected is None:
                 expected, records = (log.all, end), log.records
             elif name == "python" and end != "open":  # by its pieces it may see a term's end in the next frame
