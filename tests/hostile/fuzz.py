@@ -1,6 +1,6 @@
 """A fuzzer to be run by hand for as long as one likes; the tests run it for a few seconds.
 
-    python tests/hostile/fuzz.py --seconds 600 [--seed N] [--only etf,channel,halves,handshake,epmd,global] [--corpus DIR]
+    python tests/hostile/fuzz.py --seconds 600 [--seed N] [--only TARGET,...] [--corpus DIR]
     python tests/hostile/fuzz.py --replay DIR/channel-123.seed
 
 Each target takes a random source and does one run: whatever comes, a machine may raise a `PeerError` (or what its

@@ -175,7 +175,13 @@ class Stream:
             (b"h\4a\x06" + pid + self.atom(count) + name, payload),
             (b"h\3a\x21" + pid + alias, payload),
             (b"h\4a\x25a\4" + pid + alias, payload),
-            (b"h\4a\x25a" + (self.random.randbytes(1) if self.odd(9) else b"\5") + pid + self.random.choice((alias, name, to)), payload),
+            (
+                b"h\4a\x25a"
+                + (self.random.randbytes(1) if self.odd(9) else b"\5")
+                + pid
+                + self.random.choice((alias, name, to)),
+                payload,
+            ),
             (b"h\4a\x13" + pid + self.random.choice((to, name)) + alias, b""),
             (b"h\4a\x14" + pid + self.random.choice((to, name)) + alias, b""),
             (b"h\3a\1" + pid + to, b""),
@@ -184,7 +190,9 @@ class Stream:
             (b"h\3a\x18" + pid + to, payload),
         )
         if self.odd(40):
-            return self.random.choice((self.payload(count), b"".join(map(self.hostile.encoded, self.hostile.control())))), payload
+            return self.random.choice(
+                (self.payload(count), b"".join(map(self.hostile.encoded, self.hostile.control())))
+            ), payload
         return self.random.choice(choices)
 
     def frame(self, *, cached: bool, fragmented: bool) -> bytes:
