@@ -13,6 +13,7 @@ errors are the same.
   and more are handed out as they are.
 """
 
+from cython cimport final
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.long cimport PyLong_AsLong
 from cpython.object cimport PyObject

@@ -126,6 +126,7 @@ cdef class AtomCacheIn:
 
 # --- What arrives -----------------------------------------------------------------------------------------------------
 
+@final  # so that its methods call each other directly
 cdef class Inbound:
     """As `inbound.Inbound`."""
 
