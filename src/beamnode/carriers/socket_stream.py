@@ -39,10 +39,10 @@ BUSY_SECONDS = 0.0005  # then the next portion is half as large
 IDLE_SECONDS = BUSY_SECONDS / 4  # below that the next one, in this turn, is twice as large
 
 # A peer that sends one small message after the other has each of them wake this process, which costs both sides more
-# than the message. So after so many reads within a millisecond that led to no answer, the stream is not read for two:
-# 400,000 messages a second then come 800 at a time, not one or 20, and the peer, whose system tells it to wait for us
-# now and then, sends many at a time as well. A stream of 10,000 a second is never kept waiting, nor are calls, which
-# are answered. (docs/performance.md has the figures.)
+# than the message. So after so many reads within a millisecond that brought little and led to no answer, the stream is
+# not read for two: 400,000 messages a second then come 800 at a time, not one or 20, and the peer, whose system tells
+# it to wait for us now and then, sends many at a time as well. A stream of 10,000 a second is never kept waiting, nor
+# are calls, which are answered. (docs/performance.md has the figures.)
 STREAM_READS = 16
 STREAM_SECONDS = 0.001
 REST_SECONDS = 0.002
@@ -199,12 +199,13 @@ class SocketStream:
                 self._read_bytes = max(self._read_bytes // 2, LEAST_READ_BYTES)
             if self._reading_paused or self._ended:
                 return
-            if count < self._read_bytes:
+            if count < FIRST_READ_BYTES and count < self._read_bytes:
                 self._rest_in_a_stream(started, count)
                 return
             if busy >= IDLE_SECONDS:
                 return
-            self._read_bytes = min(self._read_bytes * 2, RECEIVE_BUFFER_BYTES)
+            if count == self._read_bytes:
+                self._read_bytes = min(self._read_bytes * 2, RECEIVE_BUFFER_BYTES)
 
     def _rest_in_a_stream(self, started: float, count: int) -> None:
         """All that was there is read. Where that goes on and on, and is not answered, let more of it gather."""
