@@ -6,7 +6,7 @@
 
 cdef enum:
     BIG_BINARY_BYTES = 65536
-    ROOM_FACTOR = 16  # for a big binary, of what has come with its head: nothing is made ready for what is announced
+    ROOM_FACTOR = 20  # for a big binary, of what has come with its head: nothing is made ready for what is announced
     ROOM_BYTES_MIN = 64
     LOOKED_THROUGH_BYTES = 65536  # without finding one: then there is none
 
