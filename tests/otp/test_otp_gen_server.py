@@ -392,7 +392,9 @@ def test_one_process_of_ours_asks_several_at_once(world: World) -> None:
             assert await asyncio.gather(*calls, *others) == [0, 1, 2, 3, 4, a.late, 1]
             ends = [GenServer.call(pid, (a.exit, a.because)), GenServer.call(pid, a.get)]
             failed = await asyncio.gather(*ends, return_exceptions=True)
-            assert [failure.cause for failure in failed if isinstance(failure, CallFailed)] == [a.because, a.because]
+            causes = [failure.cause for failure in failed if isinstance(failure, CallFailed)]
+            # The second monitor may come when the server has ended of the first request: as between two Erlang nodes.
+            assert causes in ([a.because, a.because], [a.because, a.noproc])
             with pytest.raises(TimeoutError):
                 await receive(timeout=0)
 
