@@ -60,7 +60,7 @@ from beamnode.node import (
     whereis,
 )
 from beamnode.node import receive_blocking as receive
-from beamnode.otp import gen, gen_server, server_loop
+from beamnode.otp import gen, gen_server, names, server_loop
 from beamnode.services.console import Console
 from beamnode.services.net_control import ConnectionInfo
 from beamnode.services.node import Node as AsyncNode
@@ -396,7 +396,7 @@ class Node:
         """A proxy for calls that block: `node.remote("iex@h").Elixir.Enum.sum([1, 2, 3])`."""
         return Remote(cast(AsyncNode, self), node, timeout)
 
-    def call(self, server: gen.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
+    def call(self, server: names.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
         """`GenServer.call` for threads that are no process: each call is made by a process of its own."""
         return self._run(self._node.run_process(gen_server.GenServer.call, server, request, timeout))
 
@@ -431,12 +431,12 @@ class GenServer(gen_server.Handlers):
         return args[0], args[1:]
 
     @staticmethod
-    def call(server: gen.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
+    def call(server: names.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
         """As `beamnode.GenServer.call`."""
         return in_process(gen_server.GenServer.call(server, request, timeout))
 
     @staticmethod
-    def cast(server: gen.Server, request: Any) -> None:
+    def cast(server: names.Server, request: Any) -> None:
         """As `beamnode.GenServer.cast`."""
         gen_server.GenServer.cast(server, request)
 
@@ -446,12 +446,12 @@ class GenServer(gen_server.Handlers):
         gen.reply(sender, value)
 
     @staticmethod
-    def stop(server: gen.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
+    def stop(server: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
         """As `beamnode.GenServer.stop`."""
         in_process(gen_server.GenServer.stop(server, reason, timeout))
 
     @staticmethod
-    def send_request(server: gen.Server, request: Any) -> Reference:
+    def send_request(server: names.Server, request: Any) -> Reference:
         """As `beamnode.GenServer.send_request`."""
         return gen_server.GenServer.send_request(server, request)
 

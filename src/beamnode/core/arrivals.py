@@ -52,4 +52,4 @@ class Arrivals:
             self._signals.ready.append(process)
 
     def message_to_alias(self, alias: Reference, message: Any) -> None:
-        self._signals.deliver_to_alias(alias, message)
+        self._signals.deliver_to_alias(alias, message, self._peer)

@@ -146,8 +146,12 @@ class Signals:
             self.ready.append(process)
 
     def deliver_from(self, node: Atom, process: Process, message: Any) -> None:
-        """`deliver` what came through the connection with `node`."""
-        self.deliver(process, Origin(node, message) if process.tells_origin else message)
+        """`deliver` what came through the connection with `node`; an answer that is expected is shown as it is."""
+        if process.tells_origin:
+            if process.expected and self._fill_slot(process, message):
+                return
+            message = Origin(node, message)
+        self.deliver(process, message)
 
     def _fill_slot(self, process: Process, message: Any) -> bool:
         """Whether there is a slot for this message, and it is there now (dropped, where one was there before)."""
@@ -166,8 +170,11 @@ class Signals:
         if process is not None:
             self.deliver(process, message)
 
-    def deliver_to_alias(self, alias: Reference, message: Any) -> None:
-        """Through an alias that is active; a message to one that is not is dropped, as the caller wanted."""
+    def deliver_to_alias(self, alias: Reference, message: Any, node: Atom | None = None) -> None:
+        """Through an alias that is active; a message to one that is not is dropped, as the caller wanted.
+
+        `node`: whose connection it came through.
+        """
         process = self._aliases.get(alias)
         if process is None:
             return
@@ -176,7 +183,10 @@ class Signals:
             self.unalias(process, alias)
         elif kind is AliasKind.REPLY_DEMONITOR:
             self.demonitor(process, alias)
-        self.deliver(process, message)
+        if node is None:
+            self.deliver(process, message)
+        else:
+            self.deliver_from(node, process, message)
 
     # --- Links --------------------------------------------------------------------------------------------------------
 
@@ -537,8 +547,8 @@ class Signals:
         if process is not None:
             self.deliver_from(node, process, record.message)
 
-    def _on_alias_send(self, _node: Atom, record: control.AliasSend) -> None:
-        self.deliver_to_alias(record.alias, record.message)
+    def _on_alias_send(self, node: Atom, record: control.AliasSend) -> None:
+        self.deliver_to_alias(record.alias, record.message, node)
 
     def _on_group_leader(self, _node: Atom, record: control.GroupLeader) -> None:
         process = self.lookup(record.to)

@@ -35,6 +35,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
+from beamnode.node.spawning import run_asked
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
@@ -71,6 +72,7 @@ __all__ = [
     "receive_tagged",
     "reference_in",
     "register",
+    "run_asked",
     "self",
     "send",
     "send_after",

@@ -248,6 +248,7 @@ class Node:
         if self._identities is None or self._runtime is None or self._runtime.loop is not network.loop:
             self._identities = Identities(self._name, creation)
             self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawner.requested)
+            self._runtime.spawner = self._spawner
             self._lender = None
         else:
             self._identities.renew(creation)
@@ -508,7 +509,7 @@ class Node:
 
     async def run_exposed(self, callee: Callee) -> Any:
         """Run it where it belongs, on the loop or in a pool, as part of the current process."""
-        return await self._workers.run(callee)
+        return await self._spawner.run(callee)
 
     def serve_builtin(self, module: str, name: str, arity: int, function: Callable[..., Any]) -> None:
         """Let calls and spawns of `module:name/arity` run `function`: for services, whose own policy it then is."""

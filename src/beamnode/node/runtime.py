@@ -33,6 +33,7 @@ from beamnode.wire import control
 
 if TYPE_CHECKING:
     from beamnode.node.session import Session
+    from beamnode.node.spawning import Spawner
 
 log = logging.getLogger("beamnode.node")
 
@@ -65,6 +66,7 @@ class Runtime:
         self._in_turn = False
         self._runs_woken = False  # whether nothing runs that a woken process would interrupt
         self._unwritten: list[Session] = []
+        self.spawner: Spawner | None = None  # the node's, which knows what peers may run here
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
 

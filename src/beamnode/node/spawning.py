@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from beamnode.core.process import Process
 from beamnode.core.spawning import TUNING
-from beamnode.errors import NotAliveError, SpawnError, UsageError
+from beamnode.errors import NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.node.current import current_body
 from beamnode.node.exposed import (
     Asked,
     ByValueRefused,
@@ -50,6 +51,10 @@ class Spawner:
             return None
         except NotImported as missing:
             return await self._import(missing.asked)
+
+    async def run(self, callee: Callee) -> Any:
+        """Run it where it belongs, on the loop or in a pool, as part of the current process."""
+        return await self._workers.run(callee)
 
     async def _import(self, asked: Asked) -> Callee | None:
         """As part of a peer's call, an import may take its time, and must not take the loop's."""
@@ -157,6 +162,20 @@ class Spawner:
         if callee.run is None:
             return callee.function, tuple(callee.args)
         return self._workers.run, (callee,)
+
+
+async def run_asked(asked: Asked) -> Any:
+    """Run what a peer asks for as part of the current process, where the policy of its node allows it.
+
+    On the loop, in a thread or in an OS process, as it was exposed. Errors: those of the function; ProcessExit with
+    `{undef, [{Module, Function, Args, []}]}` when it is refused, or there is no such function.
+    """
+    spawner = current_body().runtime.spawner
+    asked = asked.applied()
+    callee = None if spawner is None else await spawner.find(asked)
+    if spawner is None or callee is None:
+        raise ProcessExit((a.undef, [(asked.module, asked.function, asked.args, [])]))
+    return await spawner.run(callee)
 
 
 def _checked_call(module: Name, args: tuple[Any, ...]) -> Call:

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-from beamnode.errors import ProcessExit, UsageError
+from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
-from beamnode.node import demonitor, monitor, receive_tagged, reference_in, self, send, whereis
+from beamnode.node import demonitor, monitor, receive_tagged, reference_in, self, send
+from beamnode.otp import names
+from beamnode.otp.names import Server
 
 CALL: Final = Atom("$gen_call")  # labels; named here because only a dotted name can stand in a `match`
 CAST: Final = Atom("$gen_cast")
 SYSTEM: Final = a.system
-
-Server: TypeAlias = Pid | Atom | str | tuple[Atom | str, Atom | str]
-"""Who is called: a pid, a name on this node, or `(name, node)`."""
 
 From: TypeAlias = tuple[Pid, Any]
 """Who calls, and the tag that its reply must carry."""
 
 _ALIAS: Final = a.alias
 _ALIAS_LIST: Final = (_ALIAS,)
-_NO_DISTRIBUTED_NAMES: Final = (
-    "{!r} does not name a server: names of `global` and `via` modules are not supported yet; "
-    "use a pid, a name of this node, or (name, node)"
-)
 
 
 def request(server: Server, label: Atom, request: Any, *, expected: bool = False) -> Reference:
     """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN.
 
     With `expected` it comes to `response` alone and not to the mailbox; `response`, or `demonitor(..., flush=True)`,
-    must follow.
+    must follow. Errors: ProcessExit with `noproc` for a `via` name that nobody has.
     """
-    check_name(server)
-    reference = monitor(server, alias="reply_demonitor", expected=expected)
+    to = names.located(server)
+    if to is None:
+        raise ProcessExit(a.noproc)
+    reference = monitor(to, alias="reply_demonitor", expected=expected)
     try:
-        send(server, (label, (self(), tag_of(reference)), request))
+        send(to, (label, (self(), tag_of(reference)), request))
     except BaseException:
         demonitor(reference, flush=True)
         raise
@@ -118,20 +115,7 @@ def reply_to(sender: Any) -> Pid | Reference:
     return alias_of(tag) or pid
 
 
-def check_name(server: Any) -> None:
-    """Refuse the names that OTP has and this library does not, yet. Errors: UsageError."""
-    if isinstance(server, tuple) and (len(server) != 2 or (str(server[0]) == "global" and "@" not in str(server[1]))):
-        raise UsageError(_NO_DISTRIBUTED_NAMES.format(server))
-
-
 def check_not_self(server: Server) -> None:
     """Who calls itself waits for ever. Errors: ProcessExit with `calling_self`."""
-    own = self()
-    if isinstance(server, tuple):
-        check_name(server)
-        name, node = server
-        target = whereis(name) if str(node) == str(own.node) else None
-    else:
-        target = server if isinstance(server, Pid) else whereis(server)
-    if target == own:
+    if names.pid_here(server) == self():
         raise ProcessExit(a.calling_self)

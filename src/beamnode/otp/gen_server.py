@@ -28,7 +28,8 @@ from typing import Any, Final
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.node import demonitor, send
-from beamnode.otp import gen, proc_lib, server_loop
+from beamnode.otp import gen, names, proc_lib, server_loop
+from beamnode.otp.child_specs import Supervised
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout, blocking
 from beamnode.otp.proc_lib import StartFailed
 from beamnode.otp.server_loop import AlreadyStarted, enter_loop
@@ -61,19 +62,19 @@ class CallFailed(ProcessExit):
     this pass. So it does not seem to end well, only because a server did.
     """
 
-    def __init__(self, cause: Any, server: gen.Server, request: Any, timeout: float | None) -> None:
+    def __init__(self, cause: Any, server: names.Server, request: Any, timeout: float | None) -> None:
         milliseconds = a.infinity if timeout is None else round(timeout * 1000)
         super().__init__((cause, (a.gen_server, a.call, [_as_term(server), request, milliseconds])))
         self.cause = cause
 
 
-class GenServer(Handlers):
+class GenServer(Handlers, Supervised):
     """Derive from it, and define the handlers that you need (`Handlers`); the static methods use any server."""
 
     # --- Starting -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def start(cls, *args: Any, name: Atom | str | None = None, timeout: float | None = None) -> Pid:
+    async def start(cls, *args: Any, name: names.Name | None = None, timeout: float | None = None) -> Pid:
         """Start a server with `init(*args)`, and wait until that is done; its pid.
 
         Errors: AlreadyStarted (`pid`: who has the name); StartFailed (`reason`: what `init` ended with); Ignore, which
@@ -82,7 +83,7 @@ class GenServer(Handlers):
         return await server_loop.start(cls, args, name, timeout, link=False)
 
     @classmethod
-    async def start_link(cls, *args: Any, name: Atom | str | None = None, timeout: float | None = None) -> Pid:
+    async def start_link(cls, *args: Any, name: names.Name | None = None, timeout: float | None = None) -> Pid:
         """`start`, linked with the current process, its parent: when that ends, so does the server.
 
         A server that fails to start takes the current process along, unless that traps exits (as in OTP).
@@ -92,7 +93,7 @@ class GenServer(Handlers):
     # --- Using --------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    async def call(server: gen.Server, request: Any, timeout: float | None = CALL_SECONDS) -> Any:
+    async def call(server: names.Server, request: Any, timeout: float | None = CALL_SECONDS) -> Any:
         """Ask a server (pid, name, `(name, node)`) and wait for its reply; several tasks of a process may at a time.
 
         Errors: CallFailed, a ProcessExit, at once when the server is not there or ends; TimeoutError after `timeout`
@@ -108,10 +109,9 @@ class GenServer(Handlers):
             raise TimeoutError(f"{server!r} did not reply within {timeout} s") from None
 
     @staticmethod
-    def cast(server: gen.Server, request: Any) -> None:
+    def cast(server: names.Server, request: Any) -> None:
         """Tell a server something; whether it is there is not asked."""
-        gen.check_name(server)
-        send(server, (gen.CAST, request))
+        names.tell(server, (gen.CAST, request))
 
     @staticmethod
     def reply(sender: gen.From, value: Any) -> None:
@@ -119,7 +119,12 @@ class GenServer(Handlers):
         gen.reply(sender, value)
 
     @staticmethod
-    async def stop(server: gen.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
+    def whereis(server: names.Server) -> Pid | None:
+        """The pid of a server of this node, by any of its names; None when there is none (or it is named elsewhere)."""
+        return names.pid_here(server)
+
+    @staticmethod
+    async def stop(server: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
         """Let a server end, after its `terminate`, and wait for it.
 
         Errors: ProcessExit when it is not there or ends with another reason; TimeoutError.
@@ -129,7 +134,7 @@ class GenServer(Handlers):
     # --- Many requests at a time --------------------------------------------------------------------------------------
 
     @staticmethod
-    def send_request(server: gen.Server, request: Any) -> Reference:
+    def send_request(server: names.Server, request: Any) -> Reference:
         """Send a call without waiting. Use `receive_response`, `wait_response` or `check_response` afterwards."""
         return gen.request(server, gen.CALL, request)
 
@@ -183,7 +188,10 @@ class GenServer(Handlers):
             send((name, node), (gen.CAST, request))
 
 
-def _as_term(server: gen.Server) -> Any:
+def _as_term(server: names.Server) -> Any:
+    if names.is_via(server):
+        _, registry, key = server
+        return (a.via, Atom(getattr(registry, "__name__", type(registry).__name__)), key)
     if isinstance(server, tuple):
         return tuple(Atom(str(part)) for part in server)
     return Atom(server) if isinstance(server, str) else server

@@ -87,6 +87,10 @@ class Handlers:
     """
 
     handlers_block: ClassVar[bool] = False
+    wants_origin: ClassVar[bool] = False
+    """Whether `origin` is kept: for servers that do what peers ask for, where the node's policy decides."""
+    origin: Atom
+    """With `wants_origin`: the node whose connection the message came through, whatever that says of itself."""
 
     def init(self, *args: Any, **_kwargs: Any) -> Any:
         """Prepare the state, from the arguments of `start`. Raise Stop or Ignore not to start."""

@@ -12,7 +12,7 @@ from beamnode.errors import ProcessExit
 from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import current_body, demonitor, exit, monitor, receive_tagged, send, spawn, spawn_link, unlink
-from beamnode.otp import gen
+from beamnode.otp import gen, names
 
 
 class StartFailed(ProcessExit):
@@ -52,16 +52,19 @@ async def start(
     raise StartFailed(message[4])
 
 
-async def stop(server: gen.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
+async def stop(server: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
     """Let a process that answers system messages end with `reason`, and wait for its end.
 
     Errors: ProcessExit when it is not there (`noproc`, `noconnection`), ends with another reason, or is the caller
     itself (`calling_self`); TimeoutError: it goes on ending.
     """
     gen.check_not_self(server)
-    reference = monitor(server, expected=True)
+    to = names.located(server)
+    if to is None:
+        raise ProcessExit(a.noproc)
+    reference = monitor(to, expected=True)
     try:
-        request = gen.request(server, gen.SYSTEM, (a.terminate, reason), expected=True)
+        request = gen.request(to, gen.SYSTEM, (a.terminate, reason), expected=True)
         try:
             message = await receive_tagged(reference, timeout=timeout)
         finally:

@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, TypeAlias
 
 from beamnode.errors import NameTakenError, ProcessExit, UsageError
-from beamnode.etf import Atom, Pid, a
+from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, process_info, reason_of, receive, register, self, unregister, whereis
-from beamnode.otp import gen, proc_lib
+from beamnode.node import Origin, current_body, process_info, reason_of, receive, self
+from beamnode.otp import gen, names, proc_lib
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
+from beamnode.otp.names import Name
 from beamnode.otp.sys import Ordered, System
 from beamnode.otp.worker import Worker
 
@@ -43,14 +44,11 @@ class AlreadyStarted(NameTakenError):
 
 
 async def start(
-    cls: type[Handlers], args: tuple[Any, ...], name: Atom | str | None, timeout: float | None, *, link: bool
+    cls: type[Handlers], args: tuple[Any, ...], name: Name | None, timeout: float | None, *, link: bool
 ) -> Pid:
     """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
-    if name is not None and not isinstance(name, Atom | str):
-        raise UsageError(
-            f"a server is registered under an Atom or a str, not {name!r}: "
-            "names of `global` and `via` modules are not supported yet"
-        )
+    if name is not None:
+        names.check(name)
     result = await proc_lib.start(_enter, cls, args, name, self() if link else None, link=link, timeout=timeout)
     if isinstance(result, Exception):
         raise result
@@ -67,17 +65,12 @@ async def _enter(
     acknowledge: Callable[[Any], None],
     cls: type[Handlers],
     args: tuple[Any, ...],
-    name: Atom | str | None,
+    name: Name | None,
     parent: Pid | None,
 ) -> None:
-    if name is not None:
-        try:
-            register(name, self())
-        except NameTakenError:
-            pid = whereis(name)
-            assert pid is not None
-            acknowledge(AlreadyStarted(f"{name} is registered already, to {pid!r}: that server is running", pid))
-            return
+    if name is not None and (pid := names.claim(name)) is not None:
+        acknowledge(AlreadyStarted(f"{name} is registered already, to {pid!r}: that server is running", pid))
+        return
     await _Loop(cls(), parent).start(acknowledge, args, name)
 
 
@@ -90,12 +83,15 @@ class _Loop:
         body = current_body()
         self._process, self._runtime = body.process, body.runtime
         self._system = System(server, parent)
+        if server.wants_origin:
+            server.origin = self._process.pid.node
+            self._process.tells_origin = True
         self._timeout: float | None = None
         self._last: Any = _NO_MESSAGE  # for the log
         self._farewell: tuple[gen.From, Any] | None = None  # a reply that goes out when `terminate` has run
         self._worker = Worker(f"beamnode {self._process.pid!r}") if server.handlers_block else None
 
-    async def start(self, acknowledge: Callable[[Any], None], args: tuple[Any, ...], name: Atom | str | None) -> None:
+    async def start(self, acknowledge: Callable[[Any], None], args: tuple[Any, ...], name: Name | None) -> None:
         """Run `init`, say what came of it, and serve."""
         try:
             then = await self._call(self._server.init, *args)
@@ -105,7 +101,7 @@ class _Loop:
         except Ignore:
             self._close()
             if name is not None:
-                unregister(name)
+                names.release(name)
             acknowledge(Ignore(f"{self._server.module_name()} chose not to start"))
             return
         except Stop as stop:
@@ -145,6 +141,8 @@ class _Loop:
 
     def _handle(self, message: Any, timeout: float | None) -> Rest:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
+        if type(message) is Origin:
+            self._server.origin, message = message.node, message.message
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
         if label is gen.CALL and size == 3 and gen.is_from(message[1]):

@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol
 from beamnode.errors import BeamnodeError, ProcessExit
 from beamnode.etf import Atom, Export, Fun, Pid, a, encode
 from beamnode.etf.shown import shown
-from beamnode.node import process_info, receive, self
-from beamnode.otp import gen, proc_lib
+from beamnode.node import Origin, process_info, receive, self
+from beamnode.otp import gen, names, proc_lib
 
 log = logging.getLogger("beamnode.sys")
 
@@ -60,12 +60,13 @@ class System:
         """Answer a `{system, From, Request}`; while suspended, serve nothing else. Errors: Ordered, the end."""
         self._answer(message)
         while self._suspended:
-            message = await receive(self._is_for_suspended)
+            message = _plain(await receive(self._is_for_suspended))
             if message[0] is a.EXIT:
                 raise Ordered(message[2])
             self._answer(message)
 
     def _is_for_suspended(self, message: Any) -> bool:
+        message = _plain(message)
         if type(message) is not tuple or len(message) != 3:
             return False
         if message[0] is a.EXIT:
@@ -203,6 +204,10 @@ class System:
         return options
 
 
+def _plain(message: Any) -> Any:
+    return message.message if type(message) is Origin else message
+
+
 class _Counts:
     """What `statistics` counts."""
 
@@ -262,18 +267,18 @@ def _replaced(state: Any) -> Any:
 # --- Callers ----------------------------------------------------------------------------------------------------------
 
 
-async def get_state(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> Any:
+async def get_state(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> Any:
     """The state of a server of any release, here or elsewhere. Errors: as `gen.call`."""
     return _opened(await gen.call(server, gen.SYSTEM, a.get_state, timeout))
 
 
-async def get_status(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> Any:
+async def get_status(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> Any:
     """`{status, Pid, {module, Module}, [Dictionary, SysState, Parent, Debug, Formatted]}` of a server."""
     return await gen.call(server, gen.SYSTEM, a.get_status, timeout)
 
 
 async def replace_state(
-    server: gen.Server, function: Callable[[Any], Any] | Fun | Export, timeout: float | None = TIMEOUT_SECONDS
+    server: names.Server, function: Callable[[Any], Any] | Fun | Export, timeout: float | None = TIMEOUT_SECONDS
 ) -> Any:
     """Let a server replace its state by `function(state)`; the new state.
 
@@ -282,49 +287,49 @@ async def replace_state(
     return _opened(await gen.call(server, gen.SYSTEM, (a.replace_state, function), timeout))
 
 
-async def suspend(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def suspend(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """Let a server answer system messages only, until `resume`."""
     await gen.call(server, gen.SYSTEM, a.suspend, timeout)
 
 
-async def resume(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def resume(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """End a `suspend`."""
     await gen.call(server, gen.SYSTEM, a.resume, timeout)
 
 
-async def trace(server: gen.Server, flag: bool, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def trace(server: names.Server, flag: bool, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """Let a server log what it gets and answers: ours in the logger `beamnode.sys`, level INFO."""
     await gen.call(server, gen.SYSTEM, (a.debug, (a.trace, flag)), timeout)
 
 
-async def start_log(server: gen.Server, count: int = LOGGED_DEFAULT, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def start_log(server: names.Server, count: int = LOGGED_DEFAULT, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """Let a server keep its last `count` events, which `get_log` gives, until `no_debug`."""
     await gen.call(server, gen.SYSTEM, (a.debug, (a.log, (True, count))), timeout)
 
 
-async def get_log(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> list[Any]:
+async def get_log(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> list[Any]:
     """The events that a server has kept, oldest first: `{in, Message}`, `{out, Reply, To}`; OTP's have more kinds."""
     events: list[Any] = _opened(await gen.call(server, gen.SYSTEM, (a.debug, (a.log, a.get)), timeout))
     return events
 
 
-async def statistics(server: gen.Server, flag: bool, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def statistics(server: names.Server, flag: bool, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """Let a server count its messages, or end that."""
     await gen.call(server, gen.SYSTEM, (a.debug, (a.statistics, flag)), timeout)
 
 
-async def get_statistics(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> dict[str, Any] | None:
+async def get_statistics(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> dict[str, Any] | None:
     """What a server has counted since `statistics(server, True)`; None when it does not count."""
     answer = _opened(await gen.call(server, gen.SYSTEM, (a.debug, (a.statistics, a.get)), timeout))
     return {str(name): value for name, value in answer} if isinstance(answer, list) else None
 
 
-async def no_debug(server: gen.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
+async def no_debug(server: names.Server, timeout: float | None = TIMEOUT_SECONDS) -> None:
     """End `trace`, `start_log` and `statistics`."""
     await gen.call(server, gen.SYSTEM, (a.debug, a.no_debug), timeout)
 
 
-async def terminate(server: gen.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
+async def terminate(server: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
     """Let a server end with `reason`, and wait for it. Errors: as `proc_lib.stop`."""
     await proc_lib.stop(server, reason, timeout)
 
