@@ -6,6 +6,7 @@ What the floors above use of it is named here.
 from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
+from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
@@ -65,6 +66,7 @@ __all__ = [
     "group_leader",
     "link",
     "monitor",
+    "process_dictionary",
     "process_info",
     "reason_of",
     "receive",
@@ -79,6 +81,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "spawn_with_dictionary",
     "stack_of",
     "trap_exit",
     "unalias",
