@@ -36,6 +36,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
+from beamnode.node.reports import error_text, from_users_code, log_crash
 from beamnode.node.spawning import run_asked
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -62,9 +63,12 @@ __all__ = [
     "current_body",
     "current_body_or_none",
     "demonitor",
+    "error_text",
     "exit",
+    "from_users_code",
     "group_leader",
     "link",
+    "log_crash",
     "monitor",
     "process_dictionary",
     "process_info",
