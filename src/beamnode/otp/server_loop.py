@@ -45,7 +45,7 @@ async def start(
     """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
     if name is not None:
         names.check(name)
-    parent, initial_call = self() if link else None, (cls.module_name(), a.init, 1)  # as of gen_server
+    parent, initial_call = self() if link else None, cls.initial_call(*args)
     result = await proc_lib.start(
         _enter, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
     )
@@ -142,6 +142,8 @@ class _Loop:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
         if type(message) is Origin:
             self._server.origin, message = message.node, message.message
+        elif self._server.wants_origin:
+            self._server.origin = self._process.pid.node
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
         if label is gen.CALL and size == 3 and gen.is_from(message[1]):
