@@ -39,7 +39,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
-from beamnode.node.reports import error_text, from_users_code, log_crash
+from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.spawning import run_asked
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -72,18 +72,19 @@ __all__ = [
     "group_leader",
     "is_process_alive",
     "link",
-    "log_crash",
     "monitor",
     "process_dictionary",
     "process_info",
     "processes",
     "reason_of",
+    "reason_text",
     "receive",
     "receive_blocking",
     "receive_tagged",
     "reference_in",
     "register",
     "registered",
+    "report_text",
     "run_asked",
     "self",
     "send",
