@@ -28,7 +28,7 @@ from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
-from beamnode.node.waiting import Waiter
+from beamnode.node.waiting import Waiter, make_runner
 from beamnode.wire import control
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Runtime:
         self._in_turn = False
         self._runs_woken = False  # whether nothing runs that a woken process would interrupt
         self._unwritten: list[Session] = []
+        self.runner = make_runner(loop)
         self.spawner: Spawner | None = None  # the node's, which knows what peers may run here
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
@@ -238,9 +239,11 @@ class Runtime:
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
         leader = None if parent is None else parent.group_leader
-        initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
         process = self.signals.spawn(
-            group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
+            group_leader=leader,
+            initial_call=function,
+            arity=len(args),
+            parent=None if parent is None else parent.pid,
         )
         try:
             if name is not None:
@@ -403,10 +406,6 @@ class Runtime:
             self.signals.unlink(parent, result)
             self.signals.demonitor(parent, reference, flush=True)
             self.flush()
-
-
-def call_name(function: Callable[..., Any]) -> Atom:
-    return Atom(getattr(function, "__qualname__", None) or type(function).__name__)
 
 
 def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:
