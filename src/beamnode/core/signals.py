@@ -121,7 +121,7 @@ class Signals:
     # --- Birth and names ----------------------------------------------------------------------------------------------
 
     def spawn(
-        self, *, group_leader: Pid | None, initial_call: Any, arity: int = 0, parent: Pid | None = None
+        self, initial_call: Any, arity: int = 0, *, group_leader: Pid | None = None, parent: Pid | None = None
     ) -> Process:
         """A new process; the driver gives it a body. `initial_call`: as a term, or a function that takes `arity`."""
         process = Process(self.identities.next_pid(), group_leader, initial_call, arity)
