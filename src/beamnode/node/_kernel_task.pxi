@@ -2,7 +2,7 @@
 #
 # To everybody else a `Task` is a task: `asyncio.current_task`, `all_tasks`, `timeout`, `TaskGroup`, `wait` know it. What
 # differs is what a process needs: it is made and stepped without a handle of the loop of its own, waits in `receive`
-# without a callback, and tells its body how the code has ended (`CoroutineBody.ended`).
+# without a callback, and tells its body how the code has ended (`Body.ended`).
 
 from asyncio import InvalidStateError
 from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
@@ -163,7 +163,7 @@ cdef class Task:
     cdef int end(self, error) except -1:
         body, self._body = self._body, None
         try:
-            body.finish(error)
+            body.ended(error)
         finally:
             self._done = True
             self._coro = self._fut_waiter = self._function = self._args = None

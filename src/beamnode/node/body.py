@@ -73,6 +73,12 @@ class Body(ABC):
         if not self.process.alive:
             raise ProcessExit(self.process.exit_reason)
 
+    def ended(self, error: BaseException | None) -> None:
+        """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""
+        if error is not None and error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        self.finish(error)
+
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
         if self.output is not None:
@@ -197,9 +203,9 @@ class CoroutineBody(LoopBody):
         except (Exception, SystemExit) as failure:
             error = failure  # `sys.exit()` ends the process, not the node
         except BaseException as failure:
-            self.finish(failure)
+            self.ended(failure)
             raise
-        self.finish(error)
+        self.ended(error)
 
 
 class BlockBody(LoopBody):
@@ -262,7 +268,7 @@ class ThreadBody(Body):
         except BaseException as failure:
             error = failure
         try:
-            self.runtime.loop.call_soon_threadsafe(self.finish, error)
+            self.runtime.loop.call_soon_threadsafe(self.ended, error)
         except RuntimeError:
             log.debug("%r returned after its loop was closed", self.process)
 
