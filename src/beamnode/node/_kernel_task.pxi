@@ -86,7 +86,7 @@ cdef class Task:
     cdef object _function
     cdef object _args
     cdef object _context
-    cdef object _callbacks
+    cdef readonly object _callbacks
     cdef object _exception
     cdef object _cancel_message
     cdef object _name
