@@ -77,6 +77,11 @@ class BoundedMailbox(Mailbox):
             return self.popleft() if self else NOTHING
         return super().take(match)
 
+    def remove_all(self, match: Match) -> list[Any]:
+        removed = super().remove_all(match)
+        self._taken()
+        return removed
+
     def _taken(self) -> None:
         if len(self) >= self.limit:
             return

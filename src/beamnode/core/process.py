@@ -76,6 +76,16 @@ class Mailbox(deque[Any]):
                 return message
         return NOTHING
 
+    def remove_all(self, match: Match) -> list[Any]:
+        """Take every message for which `match` is true, in one pass, whoever else is receiving."""
+        removed = [message for message in self if match(message)]
+        if removed:
+            kept = [message for message in self if not match(message)]
+            self.clear()
+            self.extend(kept)
+            self.looked_with = None
+        return removed
+
 
 class _NoMailbox(Mailbox):
     """Stands for the mailbox of every process that was never sent anything."""
@@ -218,6 +228,7 @@ class Process:
         "_call",
         "aliases",
         "body",
+        "dictionary",
         "ends_unwatched",
         "exit_reason",
         "expected",
@@ -253,6 +264,7 @@ class Process:
         self.exit_reason: Any = NOTHING
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
         self.body: Any = None  # the driver's
+        self.dictionary: dict[Any, Any] | None = None  # None until something is put into it
         self.ends_unwatched = False  # it works for its watchers: without one it is killed
         self.tells_origin = False  # what peers send it comes as `Origin`
 

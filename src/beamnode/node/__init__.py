@@ -6,6 +6,7 @@ What the floors above use of it is named here.
 from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
+from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
@@ -15,12 +16,15 @@ from beamnode.node.functions import (
     demonitor,
     exit,
     group_leader,
+    is_process_alive,
     limit_mailbox,
     link,
     monitor,
     process_info,
+    processes,
     receive_blocking,
     register,
+    registered,
     self,
     send,
     send_after,
@@ -37,6 +41,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
+from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.spawning import run_asked
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -63,18 +68,26 @@ __all__ = [
     "current_body",
     "current_body_or_none",
     "demonitor",
+    "error_text",
     "exit",
+    "from_users_code",
     "group_leader",
+    "is_process_alive",
     "limit_mailbox",
     "link",
     "monitor",
+    "process_dictionary",
     "process_info",
+    "processes",
     "reason_of",
+    "reason_text",
     "receive",
     "receive_blocking",
     "receive_tagged",
     "reference_in",
     "register",
+    "registered",
+    "report_text",
     "run_asked",
     "self",
     "send",
@@ -83,6 +96,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "spawn_with_dictionary",
     "stack_of",
     "trap_exit",
     "unalias",

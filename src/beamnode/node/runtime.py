@@ -240,6 +240,7 @@ class Runtime:
         link: bool = False,
         *,
         name: Atom | None = None,
+        dictionary: dict[Any, Any] | None = None,
     ) -> Process:
         """A new local process that runs `function(*args)`: on the loop if `async def`, else in a thread."""
         if not callable(function):
@@ -250,6 +251,7 @@ class Runtime:
         if parent is not None:
             process.parent = parent.pid
             process.group_leader = parent.group_leader
+        process.dictionary = dictionary
         try:
             if name is not None:
                 self.signals.register(name, process)
