@@ -62,9 +62,16 @@ class CallFailed(ProcessExit):
     this pass. So it does not seem to end well, only because a server did.
     """
 
-    def __init__(self, cause: Any, server: names.Server, request: Any, timeout: float | None) -> None:
+    def __init__(
+        self,
+        cause: Any,
+        server: names.Server,
+        request: Any,
+        timeout: float | None,
+        module: Atom = a.gen_server,
+    ) -> None:
         milliseconds = a.infinity if timeout is None else round(timeout * 1000)
-        super().__init__((cause, (a.gen_server, a.call, [_as_term(server), request, milliseconds])))
+        super().__init__((cause, (module, a.call, [_as_term(server), request, milliseconds])))
         self.cause = cause
 
 

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +21,10 @@ from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import Origin, current_body, process_info, reason_of, receive, self
 from beamnode.otp import gen, names, proc_lib
-from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
+from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Server, Stop, Then, Timeout
 from beamnode.otp.names import Name
 from beamnode.otp.sys import Ordered, System
 from beamnode.otp.worker import Worker
-
-log = logging.getLogger("beamnode.gen_server")
 
 _OWN_FOLDER: Final = str(Path(__file__).parent)
 _NO_MESSAGE: Final = object()
@@ -44,12 +43,22 @@ class AlreadyStarted(NameTakenError):
 
 
 async def start(
-    cls: type[Handlers], args: tuple[Any, ...], name: Name | None, timeout: float | None, *, link: bool
+    cls: type[Server],
+    args: tuple[Any, ...],
+    name: Name | None,
+    timeout: float | None,
+    *,
+    link: bool,
+    loop: type[Loop] | None = None,
 ) -> Pid:
-    """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
+    """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says.
+
+    `loop` is what runs it, by default that of gen_server.
+    """
     if name is not None:
         names.check(name)
-    result = await proc_lib.start(_enter, cls, args, name, self() if link else None, link=link, timeout=timeout)
+    loop = loop or ServerLoop
+    result = await proc_lib.start(_enter, loop, cls, args, name, self() if link else None, link=link, timeout=timeout)
     if isinstance(result, Exception):
         raise result
     pid: Pid = result
@@ -58,12 +67,13 @@ async def start(
 
 async def enter_loop(server: Handlers, parent: Pid | None = None, then: Then = None) -> None:
     """Make the current process a server, whose `init` is behind it; returns or raises at its end."""
-    await _Loop(server, parent).serve(then)
+    await ServerLoop(server, parent).serve(then)
 
 
 async def _enter(
     acknowledge: Callable[[Any], None],
-    cls: type[Handlers],
+    loop: type[Loop],
+    cls: type[Server],
     args: tuple[Any, ...],
     name: Name | None,
     parent: Pid | None,
@@ -71,13 +81,15 @@ async def _enter(
     if name is not None and (pid := names.claim(name)) is not None:
         acknowledge(AlreadyStarted(f"{name} is registered already, to {pid!r}: that server is running", pid))
         return
-    await _Loop(cls(), parent).start(acknowledge, args, name)
+    await loop(cls(), parent).start(acknowledge, args, name)
 
 
-class _Loop:
-    """What runs one server, in its process."""
+class Loop(ABC):
+    """What runs one server, in its process: the beginning and the end, which all behaviours have in common."""
 
-    def __init__(self, server: Handlers, parent: Pid | None) -> None:
+    log = logging.getLogger("beamnode.gen_server")
+
+    def __init__(self, server: Server, parent: Pid | None) -> None:
         self._server = server
         self._parent = parent
         body = current_body()
@@ -86,7 +98,6 @@ class _Loop:
         if server.wants_origin:
             server.origin = self._process.pid.node
             self._process.tells_origin = True
-        self._timeout: float | None = None
         self._last: Any = _NO_MESSAGE  # for the log
         self._farewell: tuple[gen.From, Any] | None = None  # a reply that goes out when `terminate` has run
         self._worker = Worker(f"beamnode {self._process.pid!r}") if server.handlers_block else None
@@ -113,22 +124,10 @@ class _Loop:
         acknowledge(self._process.pid)
         await self.serve(then)
 
-    async def serve(self, then: Then) -> None:
-        """Handle messages until the end; raises what the process ends with."""
+    async def serve(self, begun: Any) -> None:
+        """Do what `_run` does until the end; raises what the process ends with."""
         try:
-            rest = self._go_on(then)
-            if rest is not None:
-                await rest
-            while True:
-                timeout, self._timeout = self._timeout, None
-                try:
-                    message = await receive(timeout=timeout)
-                except TimeoutError:
-                    message = a.timeout
-                self._last = message
-                rest = self._handle(message, timeout)
-                if rest is not None:
-                    await rest
+            await self._run(begun)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not self._process.alive or task is None or task.cancelling():
@@ -138,6 +137,101 @@ class _Loop:
             await self._end(error)
         finally:
             self._close()
+
+    @abstractmethod
+    async def _run(self, begun: Any) -> NoReturn:
+        """Handle messages; `begun` is what `init` returned."""
+
+    @abstractmethod
+    def _check(self, begun: Any) -> None:
+        """Errors: Stop; UsageError for what `init` must not return."""
+
+    def _reply(self, sender: gen.From, answer: Any) -> None:
+        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
+        if self._system.debugging:
+            self._system.note_out(answer, sender[0])
+
+    def _start(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """Call a handler; what it returns, or gives when it is awaited (`_waits`)."""
+        if self._worker is None or inspect.iscoroutinefunction(handler):
+            return handler(*args)
+        return self._worker.run(handler, args)
+
+    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+        result = self._start(handler, *args)
+        while _waits(result):
+            result = await result
+        return result
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, error: BaseException) -> NoReturn:
+        """Clean up, log what is no orderly end, and raise what the process ends with."""
+        if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
+            raise ProcessExit(self._process.exit_reason) from None
+        reason = _reason(error)
+        try:
+            await self._terminate(reason)
+        except Exception as failure:
+            error, reason = failure, _reason(failure)
+        if not _is_orderly(reason):
+            self._log(error, reason)
+        if self._farewell is not None and self._process.alive:
+            self._reply(*self._farewell)
+        raise ProcessExit(reason) from None
+
+    async def _terminate(self, reason: Any) -> None:
+        await self._call(self._server.terminate, reason)
+
+    def _log(self, error: BaseException, reason: Any) -> None:
+        """One message for all there is to say: a log reads best when what belongs together stays together."""
+        info = process_info() or {}
+        name = info.get("registered_name")
+        who = f"{self._server.module_name()} {self._process.pid!r}{'' if name is None else f' ({name})'}"
+        lines = [f"{who} has ended: {shown(reason) if isinstance(error, Stop | ProcessExit) else repr(error)}"]
+        if not isinstance(error, Stop | Ordered):
+            lines.append("".join(traceback.format_exception(error)).rstrip())
+        if self._last is not _NO_MESSAGE:
+            lines.append(f"Last message: {shown(self._last)}")
+        lines.append(f"State: {self._shown_state()}")
+        self.log.error("%s", "\n".join(lines))
+
+    def _shown_state(self) -> str:
+        try:
+            state = self._server.get_state()
+            if isinstance(state, dict):
+                return ", ".join(f"{key}={shown(value)}" for key, value in list(state.items())[:20]) or "(empty)"
+            return shown(state)
+        except Exception as error:
+            return f"(get_state failed: {error!r})"
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+class ServerLoop(Loop):
+    """The loop of gen_server."""
+
+    def __init__(self, server: Handlers, parent: Pid | None) -> None:
+        super().__init__(server, parent)
+        self._server: Handlers = server
+        self._timeout: float | None = None
+
+    async def _run(self, begun: Then) -> NoReturn:
+        rest = self._go_on(begun)
+        if rest is not None:
+            await rest
+        while True:
+            timeout, self._timeout = self._timeout, None
+            try:
+                message = await receive(timeout=timeout)
+            except TimeoutError:
+                message = a.timeout
+            self._last = message
+            rest = self._handle(message, timeout)
+            if rest is not None:
+                await rest
 
     def _handle(self, message: Any, timeout: float | None) -> Rest:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
@@ -201,11 +295,6 @@ class _Loop:
         if stop.reply is not NO_REPLY:
             self._farewell = sender, stop.reply
 
-    def _reply(self, sender: gen.From, answer: Any) -> None:
-        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
-        if self._system.debugging:
-            self._system.note_out(answer, sender[0])
-
     def _go_on(self, then: Any) -> Rest:
         """What a handler returned, `handle_call` excepted."""
         if then is None:
@@ -237,61 +326,6 @@ class _Loop:
                 f"a handler of {self._server.module_name()} returned {shown(then)}: "
                 "all but handle_call return nothing, a Continue or a Timeout; the state is in the attributes"
             )
-
-    def _start(self, handler: Callable[..., Any], *args: Any) -> Any:
-        """Call a handler; what it returns, or gives when it is awaited (`_waits`)."""
-        if self._worker is None or inspect.iscoroutinefunction(handler):
-            return handler(*args)
-        return self._worker.run(handler, args)
-
-    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
-        result = self._start(handler, *args)
-        while _waits(result):
-            result = await result
-        return result
-
-    # --- The end ------------------------------------------------------------------------------------------------------
-
-    async def _end(self, error: BaseException) -> NoReturn:
-        """Clean up, log what is no orderly end, and raise what the process ends with."""
-        if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
-            raise ProcessExit(self._process.exit_reason) from None
-        reason = _reason(error)
-        try:
-            await self._call(self._server.terminate, reason)
-        except Exception as failure:
-            error, reason = failure, _reason(failure)
-        if not _is_orderly(reason):
-            self._log(error, reason)
-        if self._farewell is not None and self._process.alive:
-            self._reply(*self._farewell)
-        raise ProcessExit(reason) from None
-
-    def _log(self, error: BaseException, reason: Any) -> None:
-        """One message for all there is to say: a log reads best when what belongs together stays together."""
-        info = process_info() or {}
-        name = info.get("registered_name")
-        who = f"{self._server.module_name()} {self._process.pid!r}{'' if name is None else f' ({name})'}"
-        lines = [f"{who} has ended: {shown(reason) if isinstance(error, Stop | ProcessExit) else repr(error)}"]
-        if not isinstance(error, Stop | Ordered):
-            lines.append("".join(traceback.format_exception(error)).rstrip())
-        if self._last is not _NO_MESSAGE:
-            lines.append(f"Last message: {shown(self._last)}")
-        lines.append(f"State: {self._shown_state()}")
-        log.error("%s", "\n".join(lines))
-
-    def _shown_state(self) -> str:
-        try:
-            state = self._server.get_state()
-            if isinstance(state, dict):
-                return ", ".join(f"{key}={shown(value)}" for key, value in list(state.items())[:20]) or "(empty)"
-            return shown(state)
-        except Exception as error:
-            return f"(get_state failed: {error!r})"
-
-    def _close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
 
 
 def _waits(result: Any) -> bool:
