@@ -169,11 +169,11 @@ class Loop(ABC):
         """Clean up, log what is no orderly end, and raise what the process ends with."""
         if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
             raise ProcessExit(self._process.exit_reason) from None
-        reason = _reason(error)
+        reason = reason_here(error)
         try:
             await self._terminate(reason)
         except Exception as failure:
-            error, reason = failure, _reason(failure)
+            error, reason = failure, reason_here(failure)
         if not _is_orderly(reason):
             self._log(error, reason)
         if self._farewell is not None and self._process.alive:
@@ -333,8 +333,8 @@ def _waits(result: Any) -> bool:
     return hasattr(type(result), "__await__")
 
 
-def _reason(error: BaseException) -> Any:
-    """What a server ends with; the stack of an exception begins in its own code, not in this file."""
+def reason_here(error: BaseException) -> Any:
+    """What a server ends with; the stack of an exception begins in its own code, not in this folder."""
     if isinstance(error, Stop):
         return error.reason
     return reason_of(error.with_traceback(_after_own(error.__traceback__)))

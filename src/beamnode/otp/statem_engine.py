@@ -24,6 +24,7 @@ from beamnode.errors import UsageError
 from beamnode.etf import Atom, a
 from beamnode.etf.shown import shown
 from beamnode.otp import gen
+from beamnode.otp.sameness import same
 from beamnode.otp.statem_results import (
     TIMEOUT_ACTIONS,
     Action,
@@ -247,15 +248,6 @@ class Engine:
         """The machine has ended: no timer of it is left."""
         for kind in list(self.timeouts):
             self._cancel(kind)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two states are the same: not only equal, as `1` and `True` are in Python."""
-    if type(one) is not type(other):
-        return False
-    if type(one) is tuple:
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def _event_term(event: Event) -> Any:
