@@ -140,7 +140,7 @@ class StatemLoop(Loop):
 
     def _function(self, state: Any) -> Callable[..., Any]:
         name = state_name(state)
-        own = name is None or name in self._server.own_names
+        own = name is None or name.startswith("__") or name in self._server.own_names
         function: Callable[..., Any] | None = None if own else getattr(self._server, str(name), None)
         if not callable(function):
             raise UsageError(
