@@ -315,3 +315,45 @@ def test_a_random_machine_does_what_otp_does(
     assert kinds == {*TYPES, a.enter}
     assert sum(calls) > 5 * CASES
     assert {end for end, *_ in ours} >= {a.normal, a.crashed}
+
+
+GAP = 100  # milliseconds between what must come one after the other
+
+
+def test_time_outs_that_run_off_come_as_in_otp(erl: ErlNode) -> None:
+    """Time-outs of all types, some cancelled by what comes before them, each `GAP` from the next."""
+    one, two = TIMEOUTS[2:]
+    table = {
+        # after 1 gap: the event cancels the event time-out, the change the state time-out
+        (a.s0, one, 0): (a.next, a.s1, [(a.timeout, GAP, 0), (a.update, two, 2)]),
+        # after 2: restarted from the enter call of s1, which came before this
+        (a.s1, a.enter, a.s0): (a.keep, [(a.state_timeout, 3 * GAP, 1)]),
+        (a.s1, a.timeout, 0): (a.keep, [(one, 4 * GAP, 1)]),
+        # after 3
+        (a.s1, two, 2): (a.repeat, []),
+        # after 4
+        (a.s1, a.state_timeout, 1): (a.keep, [(a.postpone,), (a.timeout, GAP, 2)]),
+        # after 5
+        (a.s1, a.timeout, 2): (a.keep, [(one, 0, 2)]),
+        (a.s1, one, 2): (a.next, a.s2, []),
+        (a.s2, a.state_timeout, 1): (a.stop, (a.shutdown, 0)),
+    }
+    actions = [(one, GAP, 0), (a.state_timeout, 2 * GAP, 0), (a.timeout, 2 * GAP, 1), (two, 3 * GAP, 1)]
+    case = ([a.state_functions, a.state_enter], table, a.s0, actions, [])
+    theirs = erl.eval("tabled:run(C, Left)", 60, C=case, Left=CALLS_MAX)
+    assert asyncio.run(run_all_here([case])) == [theirs]
+    end, state, seen, _ = theirs
+    assert (end, state) == ((a.shutdown, 0), a.s2)
+    assert seen == [
+        (a.enter, a.s0, a.s0),
+        (one, 0, a.s0),
+        (a.enter, a.s0, a.s1),
+        (a.timeout, 0, a.s1),
+        (two, 2, a.s1),
+        (a.enter, a.s1, a.s1),
+        (a.state_timeout, 1, a.s1),
+        (a.timeout, 2, a.s1),
+        (one, 2, a.s1),
+        (a.enter, a.s1, a.s2),
+        (a.state_timeout, 1, a.s2),
+    ]
