@@ -413,5 +413,6 @@ def test_a_manager_of_a_supervisor() -> None:
     class Kept(GenEvent, restart="transient"):
         pass
 
-    assert Kept.child_spec(name="kept")["restart"] == "transient"
+    spec = Kept.child_spec(name="kept")
+    assert (spec["restart"], spec["modules"]) == ("transient", "dynamic")
     assert isinstance(Kept.handlers, tuple)

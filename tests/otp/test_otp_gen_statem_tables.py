@@ -1,7 +1,7 @@
 """Random machines: a table of what a state does with an event, run by gen_statem of OTP 25, 27, 29 and by ours.
 
-Both tell which state function was called with what, in order, who was answered what, in order, and what `terminate`
-got. Times are zero or a minute: what happens depends on no clock.
+Both tell which state function was called with what, in order, who was answered what, in order, what `terminate` got,
+and what `sys` has logged. Times are zero or a minute: what happens depends on no clock.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from beamnode import Atom, FixedPort, Node, a, receive, self, send, trap_exit
+from beamnode import Atom, FixedPort, Node, Pid, ProcessExit, a, receive, self, send, trap_exit
 from beamnode.carriers.memory import MemoryNetwork
+from beamnode.otp import sys
 from beamnode.otp.gen_statem import (
     CancelTimeout,
     EventTimeout,
@@ -82,16 +83,23 @@ TABLED = r"""
         "    All = case get(seen) of undefined -> Seen; Later -> Later end, "
         "    End = case Reason of normal -> normal; {shutdown, _} -> Reason; _ -> crashed end, "
         "    Owner ! {ended, End, State, lists:reverse(All)}.",
-        "run({Mode, Table, State, Actions, Events}, Left) -> "
+        "run({Mode, Table, State, Actions, Events, Finish}, Left) -> "
         "    {ok, Pid} = gen_statem:start(tabled, {Mode, Table, Left, self(), State, Actions}, []), "
+        "    try sys:log(Pid, {true, 1000}) catch exit:_ -> ok end, "
         "    [Pid ! message(E) || E <- Events], "
-        "    collect([]).",
+        "    Log = try sys:log(Pid, get) of {ok, L} -> L catch exit:_ -> ended end, "
+        "    [gen_statem:cast(Pid, finish) || Finish], "
+        "    collect([], [plain(E) || Log =/= ended, E <- Log]).",
+        "plain({out, Reply, _}) -> {out, Reply};"
+        "plain({What, {{call, _}, C}, State}) -> {What, {call, C}, State};"
+        "plain({What, {{call, _}, C}, State, Next}) -> {What, {call, C}, State, Next};"
+        "plain(E) -> E.",
         "message({call, Tag, Content}) -> {'$gen_call', {self(), {reply, Tag}}, Content};"
         "message({cast, Content}) -> {'$gen_cast', Content};"
         "message({info, Content}) -> Content.",
-        "collect(Replies) -> receive "
-        "    {{reply, Tag}, Value} -> collect([{Tag, Value} | Replies]); "
-        "    {ended, End, State, Seen} -> {End, State, Seen, lists:reverse(Replies)} "
+        "collect(Replies, Log) -> receive "
+        "    {{reply, Tag}, Value} -> collect([{Tag, Value} | Replies], Log); "
+        "    {ended, End, State, Seen} -> {End, State, Seen, lists:reverse(Replies), Log} "
         "    after 10000 -> {silent, lists:reverse(Replies)} end."]],
     {ok, Module, Binary} = compile:forms(Forms),
     {Loaded, Module} = code:load_binary(Module, "tabled.erl", Binary),
@@ -115,7 +123,7 @@ class Tables:
         self.mixed = mixed
 
     def case(self) -> tuple[Any, ...]:
-        """`{Mode, Table, State, Actions, Events}`."""
+        """`{Mode, Table, State, Actions, Events, Finish}`: whether it is told to end after the events."""
         choose = self.random
         self.zeros = {kind: choose.random() < 0.6 for kind in TIMEOUTS}
         mode = choose.choice((a.handle_event_function, a.state_functions))
@@ -128,7 +136,7 @@ class Tables:
                 table[state, a.enter, old] = self.result(a.enter, enters=True, state=state)
         events = [self.event(number) for number in range(choose.randint(3, 12))]
         modes = [mode, a.state_enter] if choose.random() < 0.7 else mode
-        return modes, table, choose.choice(STATES), self.actions(2), [*events, (a.cast, a.finish)]
+        return modes, table, choose.choice(STATES), self.actions(2), events, True
 
     def event(self, number: int) -> Any:
         content = self.random.choice(CONTENTS)
@@ -263,8 +271,31 @@ def as_action(action: Any, sender: Any) -> Any:
 
 
 async def run_here(case: Any) -> Any:
-    mode, table, state, actions, events = case
+    mode, table, state, actions, events, finish = case
     pid = await Tabled.start(mode, table, CALLS_MAX, self(), state, actions)
+    log = await log_of(pid, events)
+    if finish:
+        GenStatem.cast(pid, a.finish)
+    replies: list[Any] = []
+    while True:
+        match await receive(timeout=10):
+            case ((a.reply, tag), value):
+                replies.append((tag, value))
+            case (a.ended, end, last, seen):
+                return end, last, seen, replies, log
+
+
+async def log_of(pid: Pid, events: list[Any]) -> list[Any]:
+    """Send the events; what the machine has logged after them, nothing if it has ended."""
+    try:
+        await sys.start_log(pid, 1000)
+        send_all(pid, events)
+        return [plain(event) for event in await sys.get_log(pid)]
+    except ProcessExit:
+        return []
+
+
+def send_all(pid: Pid, events: list[Any]) -> None:
     for event in events:
         match event:
             case (a.call, tag, content):
@@ -273,13 +304,16 @@ async def run_here(case: Any) -> Any:
                 send(pid, (Atom("$gen_cast"), content))
             case (a.info, content):
                 send(pid, content)
-    replies: list[Any] = []
-    while True:
-        match await receive(timeout=10):
-            case ((a.reply, tag), value):
-                replies.append((tag, value))
-            case (a.ended, end, last, seen):
-                return end, last, seen, replies
+
+
+def plain(event: Any) -> Any:
+    """An event of the log without who called."""
+    match event:
+        case (a.out, reply, _):
+            return (a.out, reply)
+        case (what, ((a.call, _), content), *states):
+            return (what, (a.call, content), *states)
+    return event
 
 
 async def run_all_here(cases: list[Any]) -> list[Any]:
@@ -310,10 +344,11 @@ def test_a_random_machine_does_what_otp_does(
     ours = asyncio.run(run_all_here(cases))
     for number, case in enumerate(cases):
         assert ours[number] == theirs[number], f"case {number} of seed {seed}: {case}"
-    calls = [len(seen) for _, _, seen, _ in ours]
-    kinds = {kind for _, _, seen, _ in ours for kind, _, _ in seen}
+    calls = [len(seen) for _, _, seen, *_ in ours]
+    kinds = {kind for _, _, seen, *_ in ours for kind, _, _ in seen}
     assert kinds == {*TYPES, a.enter}
     assert sum(calls) > 5 * CASES
+    assert sum(bool(log) for *_, log in ours) > CASES / 4
     assert {end for end, *_ in ours} >= {a.normal, a.crashed}
 
 
@@ -339,10 +374,10 @@ def test_time_outs_that_run_off_come_as_in_otp(erl: ErlNode) -> None:
         (a.s2, a.state_timeout, 1): (a.stop, (a.shutdown, 0)),
     }
     actions = [(one, GAP, 0), (a.state_timeout, 2 * GAP, 0), (a.timeout, 2 * GAP, 1), (two, 3 * GAP, 1)]
-    case = ([a.state_functions, a.state_enter], table, a.s0, actions, [])
+    case = ([a.state_functions, a.state_enter], table, a.s0, actions, [], False)
     theirs = erl.eval("tabled:run(C, Left)", 60, C=case, Left=CALLS_MAX)
     assert asyncio.run(run_all_here([case])) == [theirs]
-    end, state, seen, _ = theirs
+    end, state, seen, _, _ = theirs
     assert (end, state) == ((a.shutdown, 0), a.s2)
     assert seen == [
         (a.enter, a.s0, a.s0),

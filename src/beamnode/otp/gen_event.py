@@ -70,6 +70,8 @@ class GenEvent(Server, Supervised):
     handlers: ClassVar[Sequence[type[EventHandler]]] = ()
     """What may be added by name, and so by peers; programs on this node add any class."""
 
+    child_defaults: ClassVar[dict[str, Any]] = {"modules": "dynamic"}
+
     # --- Starting -----------------------------------------------------------------------------------------------------
 
     @classmethod

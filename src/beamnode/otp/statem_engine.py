@@ -211,33 +211,29 @@ class Engine:
             self._cancel("state_timeout")
             self.queue.extendleft(reversed(self.postponed))
             self.postponed.clear()
-        for kind, action in self._asked.items():
-            self._start(kind, action)
+        zeros = [running for kind in reversed(self._asked) if (running := self._start(kind, self._asked[kind]))]
+        self._zeros.extend(reversed(zeros))
         self.queue.extendleft(reversed(self._inserted))
 
-    def _start(self, kind: EventType, action: TimeoutAction) -> None:
+    def _start(self, kind: EventType, action: TimeoutAction) -> Running | None:
+        """Do what an action says; the result is a time-out of zero that is new."""
+        running = self.timeouts.get(kind)
         if isinstance(action, UpdateTimeout):
-            running = self.timeouts.get(kind)
-            if running is None:
-                self._start_zero(Running(kind, action.content))
-            else:
+            if running is not None:
                 running.content = action.content
-            return
+                return None
+            self.timeouts[kind] = running = Running(kind, action.content)
+            return running
         self._cancel(kind)
         if isinstance(action, CancelTimeout) or action.seconds is None:
-            return
-        running = Running(kind, action.content)
+            return None
+        self.timeouts[kind] = running = Running(kind, action.content)
         if self._outside.debugging:
             self._outside.note((a.start_timer, _timeout_term(kind, action), self.state))
         if action.seconds == 0:
-            self._start_zero(running)
-            return
+            return running
         running.cancel = self._outside.start_timer(running, action.seconds, action.absolute)
-        self.timeouts[kind] = running
-
-    def _start_zero(self, running: Running) -> None:
-        self.timeouts[running.type] = running
-        self._zeros.append(running)
+        return None
 
     def _cancel(self, kind: EventType) -> None:
         running = self.timeouts.pop(kind, None)

@@ -200,7 +200,7 @@ class StatemLoop(Loop):
         return [
             ("Modules", [self.module_name()]),
             ("Time-outs", (len(timeouts), timeouts)),
-            ("Postponed", [(as_term(kind), content) for kind, content in engine.postponed]),
+            ("Postponed", [(as_term(kind), content) for kind, content in reversed(engine.postponed)]),
         ]
 
     async def _terminate(self, reason: Any) -> None:
