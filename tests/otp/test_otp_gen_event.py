@@ -207,6 +207,36 @@ def test_a_crash_removes_one_handler(world: World, caplog: pytest.LogCaptureFixt
     assert "Traceback" in second
 
 
+class Strange(EventHandler):
+    def handle_call(self, request: Any) -> Any:
+        return object()
+
+    def terminate(self, why: Any) -> Any:
+        return self
+
+
+def test_what_has_no_term_is_an_error_there(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    deep = "lists:foldl(fun (_, T) -> {T} end, x, lists:seq(1, 1000))"
+
+    async def main() -> None:
+        await Manager.start(name="ours")
+        await GenEvent.add_handler("ours", Strange, [])
+        for request in ("call({0}, 'Strange', x)", "delete_handler({0}, 'Strange', x)"):
+            match await world.erl("gen_event:" + request.format(OURS)):
+                case (a.error, (a.EXIT, ((a.EncodeError, _), _))):
+                    pass
+                case other:
+                    pytest.fail(repr(other))
+        name = f"{{'Teller', {deep}}}"
+        assert await world.erl(f"gen_event:add_handler({OURS}, {name}, Owner)", Owner=self()) is a.ok
+        found = await world.erl(f"gen_event:call({OURS}, {name}, x)", Owner=self())
+        assert found in ((a.error, a.bad_module), (a.x, self()))
+        assert await world.erl(f"length(gen_event:which_handlers({OURS}))") == 1
+
+    world.run(main)
+    assert "cannot reply <object>" in caplog.text
+
+
 def test_sys_of_ours_from_there(world: World) -> None:
     async def main() -> None:
         await Manager.start(name="ours")

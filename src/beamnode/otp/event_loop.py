@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from beamnode.errors import UsageError
+from beamnode.errors import EncodeError, UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import Origin, link, process_info, receive, send, trap_exit, unlink
@@ -18,7 +18,7 @@ from beamnode.otp import gen
 from beamnode.otp.event_handlers import EventHandler, RemoveHandler, SwapHandler, as_handler, check_result
 from beamnode.otp.sameness import same
 from beamnode.otp.server_loop import Loop, reason_here
-from beamnode.otp.sys import Ordered, System
+from beamnode.otp.sys import Ordered, System, sendable_state
 
 if TYPE_CHECKING:
     from beamnode.otp.gen_event import GenEvent
@@ -96,9 +96,17 @@ class EventLoop(Loop):
             case (_, sender, request) if gen.is_from(sender):
                 answer = await self._answer(request)
                 if answer is not _NO_REQUEST:
-                    self._reply(sender, answer)
+                    self._reply_safely(sender, answer)
                     return
         await self._notify("handle_info", message)
+
+    def _reply_safely(self, sender: gen.From, answer: Any) -> None:
+        """What a handler replies need not have a term; the manager goes on."""
+        try:
+            self._reply(sender, answer)
+        except (EncodeError, RecursionError) as error:
+            self.log.error("%s cannot reply %s to %r: %r", self._who(), shown(answer), sender[0], error)
+            self._reply(sender, (a.error, (_EXIT, reason_here(error))))
 
     async def _answer(self, request: Any) -> Any:
         """Do what is asked for; the answer, or `_NO_REQUEST`."""
@@ -221,7 +229,8 @@ class EventLoop(Loop):
 
     def _tell_supervisor(self, handler: Any, supervisor: Pid | None, reason: Any) -> None:
         if supervisor is not None:
-            send(supervisor, (a.gen_event_EXIT, handler, reason))
+            told = (a.gen_event_EXIT, handler, reason)
+            send(supervisor, told if supervisor.node is self._process.pid.node else sendable_state(told))
 
     def _find(self, wanted: Any) -> Installed | None:
         module, name = _key_of(_term_of(wanted))
