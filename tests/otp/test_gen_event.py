@@ -190,6 +190,23 @@ def test_a_result_that_is_none(function: str) -> None:
     in_a_node(main)
 
 
+def test_mistakes_end_no_manager() -> None:
+    class Unmade(EventHandler):
+        def __init__(self) -> None:
+            raise RuntimeError("unmade")
+
+    async def main() -> None:
+        manager = await GenEvent.start()
+        with pytest.raises(HandlerFailed, match="unmade"):
+            await GenEvent.add_handler(manager, Unmade, [])
+        await GenEvent.add_handler(manager, Scripted, (self(), 1))
+        with pytest.raises(HandlerFailed, match="an event handler is a class"):
+            await GenEvent.call(manager, Scripted, lambda _: SwapHandler(1, 5, 2))  # type: ignore[arg-type]
+        assert await GenEvent.which_handlers(manager) == []
+
+    in_a_node(main)
+
+
 def test_handlers_without_functions(caplog: pytest.LogCaptureFixture) -> None:
     class Empty(EventHandler):
         pass

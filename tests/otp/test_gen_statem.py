@@ -484,10 +484,15 @@ def test_a_linked_machine_ends_with_its_parent() -> None:
 # --- Other ways to run ------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_that_gives_itself_events_for_ever_lets_others_run() -> None:
+@pytest.mark.parametrize(
+    "result", [KeepState(NextEvent("internal", a.again)), RepeatState(), KeepState(EventTimeout(0))]
+)
+def test_a_machine_that_gives_itself_events_for_ever_lets_others_run(result: Any) -> None:
     class Busy(Scripted):
+        callback_mode = "handle_event_function", "state_enter"
+
         def handle_event(self, event: Any, content: Any, state: Any) -> Any:
-            return KeepState(NextEvent("internal", a.again))
+            return KeepState() if event == "enter" and content is not a.busy else result
 
     async def main() -> None:
         pid = await Busy.start(self())

@@ -102,6 +102,8 @@ def _module(kind: Any, with_class: bool) -> Any:
 
 def check_result(result: Any, handler: EventHandler, function: str) -> None:
     """Errors: UsageError for what that function of a handler may not return."""
+    if isinstance(result, SwapHandler) and function != "terminate":
+        as_handler(result.handler, with_class=True)
     if function in ("handle_call", "terminate") or result is None or result is a.ok or result is a.hibernate:
         return
     if function == "init" or not isinstance(result, RemoveHandler | SwapHandler):

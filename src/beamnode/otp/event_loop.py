@@ -137,9 +137,8 @@ class EventLoop(Loop):
         """Let all handlers have an event, or a message, the newest first."""
         for installed in list(self._installed):
             result = await self._tried(installed.handler, function, event)
-            if not isinstance(result, Crash | RemoveHandler | SwapHandler):
-                continue
-            await self._after(installed, result, event)
+            if isinstance(result, Crash | RemoveHandler | SwapHandler):
+                await self._after(installed, result, event)
         return a.ok
 
     async def _on_call(self, wanted: Any, query: Any) -> Any:
@@ -212,7 +211,10 @@ class EventLoop(Loop):
         if found is None:
             self.log.warning("%s: it has no handler %s: its class must be in `handlers`", self._who(), shown(kind))
             return None, (_EXIT, (a.undef, [(kind, a.init, [args], [])]))
-        handler = found()
+        try:
+            handler = found()
+        except Exception as error:
+            return None, Crash(error, reason_here(error)).term
         result = await self._tried(handler, "init", args)
         if isinstance(result, Crash):
             return None, result.term

@@ -16,13 +16,13 @@ from beamnode.otp import gen
 from beamnode.otp.handlers import Stop
 from beamnode.otp.server_loop import Loop
 from beamnode.otp.statem_engine import Engine, Running
-from beamnode.otp.statem_results import Action, Event, EventType, NextState, Result, as_term, replies_of
+from beamnode.otp.statem_results import EventType, NextState, Result, as_term, replies_of
 from beamnode.otp.sys import Ordered, System
 
 if TYPE_CHECKING:
     from beamnode.otp.gen_statem import GenStatem
 
-EVENTS_PER_TURN: Final = 500  # a machine that gives itself events for ever lets others run now and then
+CALLS_PER_TURN: Final = 500  # a machine that gives itself events for ever lets others run now and then
 
 MODES: Final = ("handle_event_function", "state_functions")
 
@@ -51,7 +51,7 @@ class StatemLoop(Loop):
         self._engine: Engine | None = None
         self._system = System(self, parent, a.gen_statem, "state machine")
         self._system.rows = self._rows
-        self._handled = 0  # events since another process could run
+        self._called = 0  # state functions, since another process could run
 
     @property
     def engine(self) -> Engine:
@@ -75,20 +75,21 @@ class StatemLoop(Loop):
         self._engine = engine = Engine(state, enters=self._enters, outside=self)
         if self.debugging:
             self.note((a.enter, self.module_name(), state))
-        await self._begin(engine, actions)
+        if engine.start(actions):
+            await self._make_enter_calls(engine)
         while True:
             event = engine.next_event()
             if event is None:
-                self._handled = 0
+                self._called = 0
                 await self._on_message(engine, await receive())
-            else:
-                self._last = event
-                await self._on_event(engine, event)
+                continue
+            self._last = event
+            if engine.apply(await self._result(*event), entering=False):
+                await self._make_enter_calls(engine)
 
-    async def _begin(self, engine: Engine, actions: tuple[Action, ...]) -> None:
-        entering = engine.start(actions)
-        while entering:
-            entering = engine.apply(await self._result("enter", engine.state), entering=True)
+    async def _make_enter_calls(self, engine: Engine) -> None:
+        while engine.apply(await self._result("enter", engine.state), entering=True):
+            pass
 
     async def _on_message(self, engine: Engine, message: Any) -> None:
         """Make an event of a message, or do what it is for."""
@@ -110,24 +111,18 @@ class StatemLoop(Loop):
         else:
             engine.arrived(("info", message))
 
-    async def _on_event(self, engine: Engine, event: Event) -> None:
-        """One transition: the state function, then the enter calls that follow."""
-        self._handled += 1
-        if self._handled >= EVENTS_PER_TURN:
-            self._handled = 0
-            await asyncio.sleep(0)
-        entering = engine.apply(await self._result(*event), entering=False)
-        while entering:
-            entering = engine.apply(await self._result("enter", engine.state), entering=True)
-
     async def _result(self, kind: EventType, content: Any) -> Result:
         """Call the state function of the engine's target. Errors: Stop, whose replies have gone out."""
-        engine, server = self.engine, self._server
+        engine = self.engine
+        self._called += 1
+        if self._called >= CALLS_PER_TURN:
+            self._called = 0
+            await asyncio.sleep(0)
         try:
             if self._by_state:
                 result = await self._call(self._function(engine.target), kind, content)
             else:
-                result = await self._call(server.handle_event, kind, content, engine.target)
+                result = await self._call(self._server.handle_event, kind, content, engine.target)
             if isinstance(result, Stop):
                 raise result
         except Stop as stop:
