@@ -256,15 +256,16 @@ def erl(otp: Otp) -> Iterator[ErlNode]:
         yield node
 
 
-def test_a_manager_does_what_otp_does(erl: ErlNode, caplog: pytest.LogCaptureFixture) -> None:
-    choose = random.Random(1)
+@pytest.mark.parametrize("seed", [1, 102])
+def test_a_manager_does_what_otp_does(erl: ErlNode, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    choose = random.Random(seed)
     cases = [[command(choose) for _ in range(COMMANDS)] for _ in range(CASES)]
     theirs = erl.eval("[commands:run(C) || C <- Cases]", 60, Cases=cases)
     caplog.set_level("CRITICAL")
     ours = asyncio.run(run_all_here(cases))
     for number, case in enumerate(cases):
-        for step, one in enumerate(case):
-            assert ours[number][0][step] == theirs[number][0][step], f"case {number}: {case[: step + 1]}: {one}"
+        for step in range(len(case)):
+            assert ours[number][0][step] == theirs[number][0][step], f"case {number} of seed {seed}: {case[: step + 1]}"
         assert ours[number][1] == theirs[number][1], f"the end of case {number}: {case}"
     heard = [message for seen, _ in ours for _, _, messages in seen for message in messages]
     assert {reason for name, *_, reason in heard if name is a.gen_event_EXIT} >= {a.normal, a.crashed}

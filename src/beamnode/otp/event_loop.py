@@ -40,7 +40,7 @@ class Installed:
     @property
     def term(self) -> Any:
         """What it is called: `Module`, or `{Module, Id}`."""
-        return self.module if self.id is _NO_ID else (self.module, self.id)
+        return _plain((self.module, self.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ class EventLoop(Loop):
             terminated = await self._end_handler(installed, result.args, swapped)
             new, answer = await self._made(key, (result.new_args, terminated), installed.supervisor)
             if new is None:
-                self._tell_supervisor(_term_of(key), installed.supervisor, a.crash)  # all that OTP says, too
+                called = _plain(_term_of(key))
+                self._tell_supervisor(called, installed.supervisor, a.crash)  # which is all that OTP says, too
                 self.log.error("%s: %s could not be swapped in: %s", self._who(), shown(key), shown(answer))
             else:
                 self._installed.insert(place, new)
@@ -307,6 +308,11 @@ class EventLoop(Loop):
 
 def _key_of(wanted: Any) -> tuple[Any, Any]:
     return wanted if type(wanted) is tuple and len(wanted) == 2 else (wanted, _NO_ID)
+
+
+def _plain(wanted: Any) -> Any:
+    module, name = _key_of(wanted)
+    return module if name is _NO_ID else wanted
 
 
 def _term_of(wanted: Any) -> Any:
