@@ -21,7 +21,9 @@ class GuestBody(LoopBody):
     It cannot be stopped from outside; after its process has ended, its next call raises ProcessExit.
     """
 
-    thread: threading.Thread | None = None  # for who asks where it is
+    __slots__ = ("thread",)
+
+    thread: threading.Thread  # for who asks where it is
 
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""

@@ -70,7 +70,7 @@ def _frames_of_task(task: asyncio.Task[Any]) -> _Frames:
     """Of the coroutine, of what that awaits, and so on; into the tasks that it waits for."""
     frames: _Frames = []
     seen = set()
-    while isinstance(task, asyncio.Task) and task not in seen and not task.done():
+    while hasattr(task, "get_coro") and task not in seen and not task.done():
         seen.add(task)
         if task is asyncio.current_task(task.get_loop()):
             return frames + _frames_up_to(sys._getframe(), task.get_coro())
@@ -171,7 +171,7 @@ def _memory(process: Process) -> int:
     """
     size = sys.getsizeof
     tables = (process.links, process.monitors, process.watchers, process.aliases, process.expected)
-    total = size(process) + size(process.mailbox) + size(process.mailbox.messages) + sum(map(size, tables))
+    total = size(process) + size(process.mailbox) + sum(map(size, tables))
     total += 0 if process.dictionary is None else size(process.dictionary)
     body = process.body
     task = getattr(body, "task", None)
@@ -204,7 +204,7 @@ _FURTHER: Final[dict[str, _Item]] = {
     "current_stacktrace": lambda process, _: stack_of_process(process),
     "current_location": lambda process, _: next(iter(stack_of_process(process)), None),
     "memory": lambda process, _: _memory(process),
-    "messages": lambda process, _: list(process.mailbox.messages),
+    "messages": lambda process, _: list(process.mailbox),
 }
 
 ITEMS: Final = {**_USUAL, **_FURTHER}

@@ -16,8 +16,10 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from beamnode.core.bounded_mailbox import BoundedMailbox
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import NodeMonitors
 from beamnode.core.process import Process
@@ -28,7 +30,7 @@ from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
-from beamnode.node.waiting import Waiter
+from beamnode.node.waiting import Waiter, make_runner
 from beamnode.wire import control
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Runtime:
         self._in_turn = False
         self._runs_woken = False  # whether nothing runs that a woken process would interrupt
         self._unwritten: list[Session] = []
+        self.runner = make_runner(loop)
         self.spawner: Spawner | None = None  # the node's, which knows what peers may run here
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
@@ -77,6 +80,8 @@ class Runtime:
         if self._flushing:
             return
         signals, spawning = self.signals, self.spawning
+        if signals.crowded:  # by who sent from elsewhere, or by nobody
+            signals.crowded.clear()
         self._flushing = True
         try:
             while (
@@ -168,12 +173,18 @@ class Runtime:
             for slot in process.expected.values():
                 if slot.waiter is not None:
                     slot.waiter.wake()
-            if process.body is not None:
-                process.body.stop()
-                task = getattr(process.body, "task", None)
-                if task is not None and not task.done():
-                    self.ending.add(task)  # asyncio itself keeps no strong reference
-                    task.add_done_callback(self.ending.discard)
+            if isinstance(process.mailbox, BoundedMailbox):
+                process.mailbox.close()
+            body = process.body
+            if body is None or body.over:
+                continue
+            if body.held_by is not None:
+                body.held_by.release()  # it does not wait any more; the others look, and wait on
+            body.stop()
+            task = getattr(body, "task", None)
+            if task is not None and not task.done():
+                self.ending.add(task)  # asyncio itself keeps no strong reference
+                task.add_done_callback(self.ending.discard)
 
     def _flush_spawning(self) -> None:
         spawning = self.spawning
@@ -227,9 +238,9 @@ class Runtime:
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        *,
         parent: Process | None = None,
         link: bool = False,
+        *,
         name: Atom | None = None,
         dictionary: dict[Any, Any] | None = None,
     ) -> Process:
@@ -238,11 +249,10 @@ class Runtime:
             if inspect.iscoroutine(function):
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
-        leader = None if parent is None else parent.group_leader
-        initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
-        process = self.signals.spawn(
-            group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
-        )
+        process = self.signals.spawn(initial_call=function, arity=len(args))
+        if parent is not None:
+            process.parent = parent.pid
+            process.group_leader = parent.group_leader
         process.dictionary = dictionary
         try:
             if name is not None:
@@ -289,7 +299,7 @@ class Runtime:
             self.end(process, a.kill)
 
     def start_body(self, process: Process, function: Callable[..., Any], args: tuple[Any, ...]) -> Body:
-        if inspect.iscoroutinefunction(function):
+        if _is_coroutine_function(function):
             body = CoroutineBody(self, process)
             body.start(function, args)
             return body
@@ -351,7 +361,16 @@ class Runtime:
             self.signals.deliver_to_alias(to, message)
         else:
             self._deliver_to_name(to_atom(to), message)
+        if self.signals.crowded:
+            self._hold(sender)
         self.flush()
+
+    def _hold(self, sender: Process) -> None:
+        """Who has sent to a mailbox that is full waits where it receives next, until there is room."""
+        body = sender.body
+        for mailbox in self.signals.crowded:
+            if body is not None and mailbox is not sender.mailbox:
+                body.hold(mailbox)
 
     def check_sendable(self, to: Any, message: Any) -> None:
         """Raise what `send` would raise: UsageError, EncodeError."""
@@ -407,8 +426,11 @@ class Runtime:
             self.flush()
 
 
-def call_name(function: Callable[..., Any]) -> Atom:
-    return Atom(getattr(function, "__qualname__", None) or type(function).__name__)
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """`inspect.iscoroutinefunction`, quicker for a plain `async def`."""
+    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function)
 
 
 def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:

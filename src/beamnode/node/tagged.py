@@ -29,15 +29,17 @@ def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Cor
 
 
 async def _receive_tagged(body: Body, reference: Reference, timeout: float | None) -> Any:
+    if body.held_by is not None:
+        await body.wait_for_room()
     body.check_alive()
-    process, mailbox = body.process, body.process.mailbox
+    process = body.process
     slot = process.expected.get(reference)
     lent = slot is None
     if slot is None:
-        message = mailbox.remove(lambda got: reference_in(got) == reference)
+        message = process.mailbox.take_first(lambda got: reference_in(got) == reference)
         if message is not NOTHING:
             return message
-        slot = process.expected[reference] = Slot()
+        slot = process.add_slot(reference)
     elif slot.waiter is not None:
         raise UsageError(f"another task of {process.pid!r} waits for the same answer already")
     try:
@@ -52,7 +54,8 @@ async def _receive_tagged(body: Body, reference: Reference, timeout: float | Non
         if lent:
             there = process.expected.pop(reference, None)  # `demonitor` with `flush` may have taken it away
             if there is not None and slot.message is not NOTHING:  # it came with the cancellation: for who asks next
-                mailbox.messages.appendleft(slot.message)
+                mailbox = process.mailbox.owned_by(process)
+                mailbox.appendleft(slot.message)
                 mailbox.restart()
                 body.wake()  # who is in `receive` has not seen it
 
