@@ -86,7 +86,7 @@ async def test_each_item_of_a_server(scene: Scene) -> None:
     pid = await Counter.start_link(name="counter")
     leader = process_info(pid, "group_leader")
     location = await scene.erlang("process_info", pid, a.current_location)
-    assert location[1][:2] == (Atom("beamnode.otp.server_loop"), Atom("_Loop.serve"))
+    assert location[1][0] is Atom("beamnode.otp.server_loop")
     for item, value in {
         "async_dist": False,
         "current_function": location[1][:3],
