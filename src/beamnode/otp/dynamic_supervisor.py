@@ -198,5 +198,3 @@ def _is_here(supervisor: names.Server) -> bool:
 
 def _strange(answer: Any) -> SupervisorError:
     return SupervisorError(f"no dynamic supervisor answers like this: {shown(answer)}", answer)
-
-
