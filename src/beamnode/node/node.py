@@ -560,6 +560,7 @@ class Node:
                 await self.stop()
             finally:
                 await self._end_processes()  # what peers started meanwhile
+                self._runtime.tables.clear()
 
     @overload
     def expose(

@@ -130,6 +130,7 @@ class Controller(Handlers):
         if (user := whereis("user")) is not None:
             group_leader(user, own_pid())  # not that of whoever happened to come first
         self._tables = tables()
+        self._tables.masters.clear()  # of one before, which was killed: they are ending
         self._entries: dict[Atom, _Entry] = {}  # in the order of their starts
         self._closing: list[gen.From] = []
         before_shut_down(stop_all, SHUT_DOWN_SECONDS)
