@@ -168,6 +168,16 @@ def test_dependencies_start_first_and_each_once() -> None:
     assert stops() == ["shop", "cache", "store"], "the node has stopped them, the last one first"
 
 
+def test_what_runs_is_not_asked_what_it_needs() -> None:
+    async def main() -> None:
+        await Application.ensure_all_started(Cache)
+        await Application.stop(Store)
+        assert await Application.ensure_all_started(Cache) == []
+        assert await Application.ensure_all_started(Shop) == [a.store, a.shop]
+
+    in_a_node(main)
+
+
 def test_starting_twice() -> None:
     async def main() -> None:
         await Application.start(Store)
@@ -261,6 +271,8 @@ def test_an_optional_dependency() -> None:
         assert await Application.ensure_all_started(Choosy) == [a.choosy]
         await Application.stop(Choosy)
         Application.load(Library)
+        await Application.start(Choosy)
+        await Application.stop(Choosy)
         assert await Application.ensure_all_started(Choosy) == [a.library, a.choosy]
 
     in_a_node(main)
@@ -369,6 +381,9 @@ def test_a_temporary_application_that_ends_is_logged(caplog: pytest.LogCaptureFi
         send("store_root", (a.over, a.why))
         await nothing_runs()
         assert NOTES[-1] == ("store", "stop", {"of": "store", "prepared": True})
+        await Application.stop(Store)  # as in OTP, where it is started until that
+        with pytest.raises(ApplicationError, match="not started"):
+            await Application.stop(Store)
         await Application.start(Store)
 
     in_a_node(main)
