@@ -21,6 +21,7 @@ from beamnode import (
     UsageError,
     a,
     exit,
+    io,
     monitor,
     process_info,
     receive,
@@ -590,6 +591,28 @@ def test_the_node_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, caplog
     assert "has not ended within 0.05 s" in caplog.text
 
 
+def test_callbacks_print_and_ask_like_any_process() -> None:
+    paper = Paper()
+    paper.answers = ["Ada\n"]
+
+    class Chatty(Application):
+        name = "chatty"
+
+        async def start(self, kind: Atom, args: Any) -> Pid:
+            print("hello,", await io.get_line("name? "), end="")
+            return spawn_link(root)
+
+        def stop(self, state: Any) -> None:
+            print("good", end="bye")
+
+    async def main() -> None:
+        await Application.start(Chatty)
+        await Application.stop(Chatty)
+
+    in_a_node(main, console=paper)
+    assert paper.text == "name? hello, Ada\ngoodbye"
+
+
 class Part(GenServer):
     """Takes a moment to end, and notes it."""
 
@@ -766,9 +789,14 @@ class Paper(Console):
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
+        self.answers: list[str] = []
 
     def write(self, text: str) -> None:
         self.text += text
+
+    async def read_line(self, prompt: str) -> str:
+        self.write(prompt)
+        return self.answers.pop(0)
 
 
 def test_what_an_application_prints_comes_to_the_console() -> None:
