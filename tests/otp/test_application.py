@@ -367,6 +367,20 @@ def test_a_start_that_raises_is_logged_with_its_stack(caplog: pytest.LogCaptureF
     assert any(record.exc_info for record in caplog.records if record.name == LOGGER)
 
 
+def test_an_instance_that_cannot_be_made() -> None:
+    class Hollow(Application):
+        name = "hollow"
+
+        def __init__(self) -> None:
+            raise ValueError("boom")
+
+    async def main() -> None:
+        with pytest.raises(ApplicationError, match="boom"):
+            await Application.start(Hollow)
+
+    in_a_node(main)
+
+
 def test_what_a_failed_start_has_spawned_is_killed() -> None:
     left: list[Pid] = []
 
