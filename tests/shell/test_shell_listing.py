@@ -12,7 +12,7 @@ import pytest
 import beamnode.sync as sync
 from beamnode import Epmd, FixedPort, GenServer, StaticPorts, a, receive
 from beamnode.carriers.tcp import Tcp
-from beamnode.node import process_dictionary
+from beamnode.node import INITIAL_CALL, process_dictionary
 from beamnode.otp import proc_lib
 from beamnode.otp.supervisor import Supervisor
 from beamnode.shell import listing
@@ -67,7 +67,7 @@ class Odd(GenServer):
     """Says that it is a supervisor, and what it is told to say of its children."""
 
     def init(self, told: object) -> None:
-        process_dictionary()[proc_lib.INITIAL_CALL] = (a.supervisor, a.Odd, 1)
+        process_dictionary()[INITIAL_CALL] = (a.supervisor, a.Odd, 1)
         self.told = told
 
     def handle_call(self, request: object, sender: object) -> object:
