@@ -36,7 +36,7 @@ from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.spawning import run_asked
-from beamnode.node.tagged import receive_tagged
+from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "RaisedElsewhere",
     "Service",
     "StaticPorts",
+    "TaggedMessages",
     "Timer",
     "Unlisted",
     "alias",
