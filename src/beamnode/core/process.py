@@ -78,6 +78,16 @@ class Mailbox:
                 return message
         return NOTHING
 
+    def remove_all(self, match: Match) -> list[Any]:
+        """Take every message for which `match` is true, in one pass, whoever else is receiving."""
+        removed = [message for message in self.messages if match(message)]
+        if removed:
+            kept = [message for message in self.messages if not match(message)]
+            self.messages.clear()
+            self.messages.extend(kept)
+            self.looked_with = None
+        return removed
+
 
 def reference_in(message: Any) -> Reference | None:
     """The reference that says whose answer a message is: of `{[alias|Reference], Reply}`, which gen.erl has servers

@@ -143,6 +143,8 @@ class _Loop:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
         if type(message) is Origin:
             self._server.origin, message = message.node, message.message
+        elif self._server.wants_origin:
+            self._server.origin = self._process.pid.node
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
         if label is gen.CALL and size == 3 and gen.is_from(message[1]):
