@@ -187,6 +187,7 @@ class Process:
     __slots__ = (
         "aliases",
         "body",
+        "dictionary",
         "ends_unwatched",
         "exit_reason",
         "expected",
@@ -222,6 +223,7 @@ class Process:
         self.exit_reason: Any = NOTHING
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
         self.body: Any = None  # the driver's
+        self.dictionary: dict[Any, Any] | None = None  # None until something is put into it
         self.ends_unwatched = False  # it works for its watchers: without one it is killed
         self.tells_origin = False  # what peers send it comes as `Origin`
 
