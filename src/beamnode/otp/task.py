@@ -32,15 +32,14 @@ from beamnode.node import (
     monitor,
     receive_tagged,
     reference_in,
-    self,
     send,
-    spawn,
-    spawn_link,
     unalias,
     unlink,
 )
+from beamnode.node import self as own_pid
 from beamnode.otp import task_process, task_stream
 from beamnode.otp.child_specs import Supervised
+from beamnode.otp.task_stream import Outcome
 
 if TYPE_CHECKING:
     from beamnode.otp.task_supervisor import TaskSupervisor
@@ -50,9 +49,6 @@ SHUTDOWN_SECONDS: Final = 5.0
 
 _MODULE: Final = Atom("Elixir.Task")
 _AWAIT: Final = Atom("await")
-
-Outcome = tuple[Atom, Any]
-"""`(a.ok, value)`, or `(a.exit, reason)`."""
 
 
 class TaskFailed(ProcessExit):
@@ -84,13 +80,13 @@ class Task(Supervised, restart="temporary"):
     async def start(cls, function: Callable[..., Any], *args: Any) -> Pid:
         """Run `function(*args)` in a process of its own, linked to nobody, whose result nobody waits for; its pid."""
         work = task_process.work_of(function, args)
-        return spawn(task_process.noreply, task_process.own_owner(), work, self().node)
+        return _start(work, link=False)
 
     @classmethod
     async def start_link(cls, function: Callable[..., Any], *args: Any) -> Pid:
         """`start`, linked to the current process: what a supervisor does with `{"start": (Task.start_link, ...)}`."""
         work = task_process.work_of(function, args)
-        return spawn_link(task_process.noreply, task_process.own_owner(), work, self().node)
+        return _start(work, link=True)
 
     @staticmethod
     def async_(function: Callable[..., Any], *args: Any) -> Task:
@@ -99,12 +95,12 @@ class Task(Supervised, restart="temporary"):
         If it crashes, so does the current process, unless that traps exits; and the other way round.
         """
         work = task_process.work_of(function, args)
-        return Task.with_work(spawn_link(task_process.reply, task_process.own_owner(), False), work)
+        return Task.with_work(task_process.start_reply(task_process.own_owner(), False), work)
 
     @staticmethod
     def with_work(pid: Pid, work: task_process.Work) -> Task:
         """Tell a process that waits in `task_process.reply`, or one of Elixir, what to run; the task that it is now."""
-        owner = self()
+        owner = own_pid()
         reference = monitor(pid, alias="demonitor")
         try:
             send(pid, (owner, reference, reference, task_process.own_callers(), work))
@@ -120,8 +116,8 @@ class Task(Supervised, restart="temporary"):
         """A task that has its result already, and no process: where a task is wanted and there is nothing to do."""
         reference = alias()
         unalias(reference)
-        send(self(), (reference, result))
-        return Task(None, reference, self(), (_MODULE, a.completed, 1))
+        send(own_pid(), (reference, result))
+        return Task(None, reference, own_pid(), (_MODULE, a.completed, 1))
 
     @staticmethod
     def async_stream(
@@ -150,13 +146,13 @@ class Task(Supervised, restart="temporary"):
             return task_process.work_of(function, (element, *args))
 
         async def start(owner: task_process.Owner) -> Pid:
-            return spawn_link(task_process.reply, owner, False)
+            return task_process.start_reply(owner, False)
 
         return task_stream.stream(iterable, work, start, options)
 
     # --- Waiting for it -----------------------------------------------------------------------------------------------
 
-    async def await_(self: Task, timeout: float | None = AWAIT_SECONDS) -> Any:
+    async def await_(self, timeout: float | None = AWAIT_SECONDS) -> Any:
         """The result of a task; once, and in the process that has started it.
 
         Errors: TaskFailed when it ended without one (where the link has not ended the current process); TimeoutError
@@ -191,13 +187,16 @@ class Task(Supervised, restart="temporary"):
         tasks = list(tasks)
         replies: dict[Reference, Any] = {}
         waiting = _by_reference(tasks)
+
+        def take(reference: Reference, message: Any) -> None:
+            task = waiting.pop(reference)
+            if len(message) == 5:
+                raise TaskFailed(_cause(message), a.await_many, [_as_terms(tasks), _milliseconds(timeout)])
+            demonitor(task.ref, flush=True)
+            replies[reference] = message[1]
+
         try:
-            async for reference, message in _arriving(waiting, timeout):
-                if len(message) == 5:
-                    del waiting[reference]
-                    raise TaskFailed(_cause(message), a.await_many, [_as_terms(tasks), _milliseconds(timeout)])
-                replies[reference] = message[1]
-                del waiting[reference]
+            await _collect(waiting, len(waiting), timeout, take)
         except (TimeoutError, TaskFailed, asyncio.CancelledError) as error:
             for task in waiting.values():
                 task._abandon()
@@ -207,7 +206,7 @@ class Task(Supervised, restart="temporary"):
             raise
         return [replies[task.ref] for task in tasks]
 
-    async def yield_(self: Task, timeout: float | None = AWAIT_SECONDS) -> Outcome | None:
+    async def yield_(self, timeout: float | None = AWAIT_SECONDS) -> Outcome | None:
         """`(a.ok, result)`, `(a.exit, reason)`, or None after `timeout` seconds: then the task goes on.
 
         Errors: TaskFailed when its node is lost; UsageError in another process.
@@ -243,10 +242,12 @@ class Task(Supervised, restart="temporary"):
         outcomes: dict[Reference, Outcome | None] = {}
         arguments = [_as_terms(tasks), _milliseconds(timeout)]
         timed_out = False
+
+        def take(reference: Reference, message: Any) -> None:
+            outcomes[reference] = waiting.pop(reference)._outcome(message, a.yield_many, arguments)
+
         try:
-            async for reference, message in _arriving(waiting, timeout, wanted):
-                outcomes[reference] = waiting[reference]._outcome(message, a.yield_many, arguments)
-                del waiting[reference]
+            await _collect(waiting, wanted, timeout, take)
         except TimeoutError:
             timed_out = True
         except asyncio.CancelledError:
@@ -260,7 +261,7 @@ class Task(Supervised, restart="temporary"):
         return [(task, outcomes.get(task.ref)) for task in tasks]
 
     async def shutdown(
-        self: Task, timeout: float | Literal["brutal_kill"] | None = SHUTDOWN_SECONDS
+        self, timeout: float | Literal["brutal_kill"] | None = SHUTDOWN_SECONDS
     ) -> Outcome | None:
         """End a task: with reason `shutdown`, after `timeout` seconds by `kill`, with "brutal_kill" by that at once.
 
@@ -286,7 +287,7 @@ class Task(Supervised, restart="temporary"):
             demonitor(watch, flush=True)
         return self._ended(message, a.killed if brutal else a.shutdown, timeout)
 
-    def ignore(self: Task) -> Outcome | None:
+    def ignore(self) -> Outcome | None:
         """Let a task go on, and never await it; `(a.ok, result)` or `(a.exit, reason)` if it has ended already."""
         self._check_owner()
         message = _taken(self.ref)
@@ -352,21 +353,23 @@ class Task(Supervised, restart="temporary"):
             exit(self.pid, a.kill)
 
 
+def _start(work: task_process.Work, *, link: bool) -> Pid:
+    owner, callers = task_process.own_owner(), task_process.own_callers()
+    return task_process.start_noreply(owner, callers, work, own_pid().node, link=link)
+
+
 # --- Messages ---------------------------------------------------------------------------------------------------------
 
 
-async def _arriving(
-    waiting: dict[Reference, Task], timeout: float | None, count: int | None = None
-) -> AsyncGenerator[tuple[Reference, Any], None]:
-    """The first message of each task, as they come, until `count` have come (all). Errors: TimeoutError."""
+async def _collect(
+    waiting: Iterable[Reference], count: int, timeout: float | None, take: Callable[[Reference, Any], None]
+) -> None:
+    """Hand the first message of each of `count` tasks to `take`, as they come. Errors: TimeoutError."""
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     with TaggedMessages(waiting) as answers:
-        for _ in range(len(waiting) if count is None else count):
-            reference, message = await answers.next(None if deadline is None else deadline - loop.time())
-            if len(message) == 2:
-                demonitor(reference, flush=True)
-            yield reference, message
+        for _ in range(count):
+            take(*await answers.next(None if deadline is None else deadline - loop.time()))
 
 
 def _taken(reference: Reference) -> Any:

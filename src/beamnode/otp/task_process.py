@@ -6,13 +6,10 @@ answer is `{Ref, Result}`, sent to ReplyTo. Source: Elixir's task/supervised.ex.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NoReturn, TypeAlias, TypeGuard
 
 from beamnode.errors import ProcessExit, Throw, UsageError
@@ -23,21 +20,26 @@ from beamnode.node import (
     Origin,
     current_body,
     demonitor,
+    error_text,
+    from_users_code,
+    log_crash,
     monitor,
+    process_dictionary,
     reason_of,
     receive,
     run_asked,
     self,
     send,
+    spawn_with_dictionary,
     stack_of,
 )
+from beamnode.otp import proc_lib
+from beamnode.otp.supervision import is_orderly
 from beamnode.otp.worker import Worker
 
 log = logging.getLogger("beamnode.task")
 
 HANDSHAKE_SECONDS: Final = 5.0  # as Elixir's @ref_timeout
-
-_OWN_FOLDERS: Final = tuple(str(Path(__file__).parents[1] / folder) for folder in ("node", "otp"))
 
 Owner: TypeAlias = tuple[Atom, Pid | Atom, Pid]
 """Of whom a task is: the node, the registered name or else the pid, the pid."""
@@ -71,9 +73,7 @@ def work_of(function: Any, args: tuple[Any, ...]) -> Work:
 def mfa_of(work: Work) -> tuple[Atom, Atom, int]:
     """Module, function and arity, for people."""
     if isinstance(work, Call):
-        module = getattr(work.function, "__module__", None) or "python"
-        name = getattr(work.function, "__qualname__", None) or type(work.function).__name__
-        return Atom(module[:255]), Atom(name[:255]), len(work.args)
+        return proc_lib.call_of(work.function, len(work.args))
     return work[0], work[1], len(work[2])
 
 
@@ -83,9 +83,11 @@ def own_owner() -> Owner:
     return process.pid.node, process.pid if process.name is None else process.name, process.pid
 
 
-def own_callers() -> list[Pid]:
-    """What a task of the current process has as its callers, the nearest first."""
-    return [self()]
+def own_callers() -> list[Any]:
+    """What a task of the current process has as `$callers`: the current one, and its own."""
+    process = current_body().process
+    own = [] if process.dictionary is None else process.dictionary.get(proc_lib.CALLERS)
+    return [process.pid, *(own if isinstance(own, list) else [])]
 
 
 def is_owner(term: Any) -> TypeGuard[Owner]:
@@ -110,40 +112,18 @@ def is_mfa(term: Any) -> TypeGuard[tuple[Atom, Atom, list[Any]]]:
     )
 
 
-async def reply(owner: Owner, watched: bool) -> None:
-    """A task that answers: its owner says what to run, and where the result goes.
+def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
+    """Start a task that answers: its owner says what to run, and where the result goes.
 
     With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
-    process = current_body().process
-    process.tells_origin = True  # the node's policy decides by who really asks
-    reference = monitor(owner[2]) if watched else None
-
-    def is_for_task(message: Any) -> bool:
-        message = _plain(message)
-        if type(message) is not tuple or len(message) != 5:
-            return False
-        return message[0] == owner[2] or (message[0] is a.DOWN and message[1] == reference)
-
-    try:
-        message = await receive(is_for_task, timeout=HANDSHAKE_SECONDS if watched else None)
-    except TimeoutError:
-        raise ProcessExit(a.timeout) from None
-    node = message.node if type(message) is Origin else process.pid.node
-    first, tag, reply_to, _callers, work = _plain(message)
-    if first is a.DOWN:
-        raise ProcessExit((a.shutdown, work))
-    if reference is not None:
-        demonitor(reference, flush=True)
-    if not isinstance(reply_to, Pid | Reference):
-        raise ProcessExit((a.badarg, (a.reply_to, reply_to)))
-    _end_origins()
-    await _invoke(owner, work, node, lambda result: send(reply_to, (tag, result)))
+    return spawn_with_dictionary(_reply, (owner, watched), {proc_lib.ANCESTORS: proc_lib.ancestors()}, link=link)
 
 
-async def noreply(owner: Owner, work: Work, node: Atom) -> None:
-    """A task whose result nobody waits for; `node` is who asks for it."""
-    await _invoke(owner, work, node, lambda _: None)
+def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
+    """Start a task whose result nobody waits for; `node` is who asks for it."""
+    dictionary = {**proc_lib.origins(mfa_of(work)), proc_lib.CALLERS: callers}
+    return spawn_with_dictionary(_invoke, (owner, work, node), dictionary, link=link)
 
 
 def refusal(work: Any) -> tuple[Any, list[Any]] | None:
@@ -169,23 +149,53 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
 # --- Running it -------------------------------------------------------------------------------------------------------
 
 
-async def _invoke(owner: Owner, work: Work, node: Atom, then: Callable[[Any], object]) -> None:
+async def _reply(owner: Owner, watched: bool) -> None:
+    process = current_body().process
+    process.tells_origin = True  # the node's policy decides by who really asks
+    reference = monitor(owner[2]) if watched else None
+
+    def is_for_task(message: Any) -> bool:
+        message = _plain(message)
+        if type(message) is not tuple or len(message) != 5:
+            return False
+        return message[0] == owner[2] or (message[0] is a.DOWN and message[1] == reference)
+
+    try:
+        message = await receive(is_for_task, timeout=HANDSHAKE_SECONDS if watched else None)
+    except TimeoutError:
+        raise ProcessExit(a.timeout) from None
+    node = message.node if type(message) is Origin else process.pid.node
+    first, tag, reply_to, callers, work = _plain(message)
+    if first is a.DOWN:
+        raise ProcessExit((a.shutdown, work))
+    if reference is not None:
+        demonitor(reference, flush=True)
+    if not isinstance(reply_to, Pid | Reference):
+        raise ProcessExit((a.badarg, (a.reply_to, reply_to)))
+    process_dictionary()[proc_lib.CALLERS] = callers
+    _end_origins()
+    await _invoke(owner, work, node, lambda result: send(reply_to, (tag, result)))
+
+
+async def _invoke(owner: Owner, work: Work, node: Atom, then: Callable[[Any], object] | None = None) -> None:
     """Run it and hand over the result; a crash is reported, and ends the process as it would one of Elixir."""
     process = current_body().process
     refused = refusal(work)
     if refused is not None:
         raise ProcessExit(refused)
-    process.initial_call = mfa_of(work)
+    process.initial_call = process_dictionary()[proc_lib.INITIAL_CALL] = mfa_of(work)
     try:
-        then(await _run(work, node))
+        result = await _run(work, node)
+        if then is not None:
+            then(result)
     except ProcessExit as ended:
-        if not process.alive or _is_orderly(ended.reason):
+        if not process.alive or is_orderly(ended.reason):
             raise
         _crash(owner, work, ended, ended.reason)
     except Throw as thrown:
-        _crash(owner, work, thrown, ((a.nocatch, thrown.value), _stack(thrown)))
+        _crash(owner, work, thrown, ((a.nocatch, thrown.value), stack_of(from_users_code(thrown.__traceback__))))
     except (Exception, SystemExit) as error:
-        _crash(owner, work, error, reason_of(error.with_traceback(_after_own(error.__traceback__))))
+        _crash(owner, work, error, reason_of(error.with_traceback(from_users_code(error.__traceback__))))
 
 
 async def _run(work: Work, node: Atom) -> Any:
@@ -202,37 +212,29 @@ async def _run(work: Work, node: Atom) -> Any:
 
 
 def _crash(owner: Owner, work: Work, error: BaseException, reason: Any) -> NoReturn:
-    module, function, _ = mfa_of(work)
-    args = work.args if isinstance(work, Call) else work[2]
-    log.error(
-        "Task %r started from %s has ended: %s\nFunction: %s.%s\nArguments: %s",
-        self(),
-        owner[1] if owner[0] is self().node else (owner[2] if isinstance(owner[1], Pid) else f"{owner[1]} of {owner[0]}"),
-        shown(reason) if isinstance(error, ProcessExit) else repr(error),
-        module,
-        function,
-        shown(list(args)),
-        exc_info=None if isinstance(error, ProcessExit) else error,
+    process = current_body().process
+    module, function, arity = mfa_of(work)
+    is_exit = isinstance(error, ProcessExit)
+    log_crash(
+        log,
+        f"Task {process.pid!r} has ended: {shown(reason) if is_exit else error_text(error)}",
+        process,
+        error,
+        [
+            ("Started from", _starter(owner)),
+            ("Function", f"{module}.{function}/{arity}"),
+            ("Arguments", shown(list(work.args if isinstance(work, Call) else work[2]))),
+        ],
+        trace=not is_exit,
     )
     raise ProcessExit(reason) from None
 
 
-def _stack(error: BaseException) -> list[Any]:
-    return stack_of(_after_own(error.__traceback__))
-
-
-def _after_own(trace: TracebackType | None) -> TracebackType | None:
-    """Without the outermost frames, which are ours and none of the caller's business."""
-    outer = trace
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDERS):
-        trace = trace.tb_next
-    return outer if trace is None else trace
-
-
-def _is_orderly(reason: Any) -> bool:
-    return reason in (a.normal, a.shutdown) or (
-        isinstance(reason, tuple) and len(reason) == 2 and reason[0] is a.shutdown
-    )
+def _starter(owner: Owner) -> str:
+    node, who, pid = owner
+    if isinstance(who, Pid) or node is self().node:
+        return str(who) if isinstance(who, Atom) else repr(who)
+    return f"{who} of {node} ({pid!r})"
 
 
 def _end_origins() -> None:
