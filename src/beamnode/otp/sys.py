@@ -190,6 +190,8 @@ class System:
             (_text("Logged events"), sendable_state(list(self._events or ()))),
         ]
         shape = [(a.header, _text(header)), (a.data, data), (a.data, [(_text("State"), state)])]
+        more: Callable[[], list[Any]] | None = getattr(self._server, "status_parts", None)
+        shape += more() if more is not None else []
         dictionary = [(key, sendable_state(value)) for key, value in info.get("dictionary", {}).items()]
         misc = [dictionary, running, parent, self._debug_options(), shape]
         return (a.status, self_pid(), (a.module, a.gen_server), misc)

@@ -140,7 +140,9 @@ class Task(Supervised, restart="temporary"):
         that is a TimeoutError or, with `on_timeout="kill_task"`, `(a.exit, a.timeout)`. When the loop over the stream
         is left, the tasks that still run are killed.
         """
-        options = task_stream.Options(max_concurrency or os.cpu_count() or 1, ordered, timeout, on_timeout, zip_input_on_exit)
+        options = task_stream.Options(
+            max_concurrency or os.cpu_count() or 1, ordered, timeout, on_timeout, zip_input_on_exit
+        )
 
         def work(element: Any) -> task_process.Work:
             return task_process.work_of(function, (element, *args))
@@ -260,9 +262,7 @@ class Task(Supervised, restart="temporary"):
                 outcomes[reference] = ending
         return [(task, outcomes.get(task.ref)) for task in tasks]
 
-    async def shutdown(
-        self, timeout: float | Literal["brutal_kill"] | None = SHUTDOWN_SECONDS
-    ) -> Outcome | None:
+    async def shutdown(self, timeout: float | Literal["brutal_kill"] | None = SHUTDOWN_SECONDS) -> Outcome | None:
         """End a task: with reason `shutdown`, after `timeout` seconds by `kill`, with "brutal_kill" by that at once.
 
         `(a.ok, result)` if it had replied already, `(a.exit, reason)` if it ended otherwise, else None.

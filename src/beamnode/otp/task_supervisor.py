@@ -74,7 +74,9 @@ class TaskSupervisor(Supervised):
     # --- Starting tasks -----------------------------------------------------------------------------------------------
 
     @staticmethod
-    async def async_(supervisor: names.Server, function: Any, *args: Any, shutdown: Shutdown = SHUTDOWN_SECONDS) -> Task:
+    async def async_(
+        supervisor: names.Server, function: Any, *args: Any, shutdown: Shutdown = SHUTDOWN_SECONDS
+    ) -> Task:
         """Have a task started, linked to the current process as well, and go on; `Task.await_` gives the result.
 
         `function, *args` is a Python function, for a supervisor of this node, or a module, a function and a list.
