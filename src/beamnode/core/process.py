@@ -91,8 +91,8 @@ class Mailbox:
 
 def reference_in(message: Any) -> Reference | None:
     """The reference that says whose answer a message is: of `{[alias|Reference], Reply}`, which gen.erl has servers
-    send, of `{Reference, Reply}`, which Elixir's tasks send, or of `{'DOWN', Reference, process, Object, Reason}`, which
-    a monitor leaves; None in every other message.
+    send, of `{Reference, Reply}`, which tasks of Elixir send, or of `{'DOWN', Reference, process, Object, Reason}`,
+    which a monitor leaves; None in every other message.
     """
     if type(message) is not tuple:
         return reference_in(message.message) if type(message) is Origin else None

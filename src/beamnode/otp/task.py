@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.etf.shown import shown
 from beamnode.node import (
     Origin,
     TaggedMessages,
@@ -60,6 +61,9 @@ class TaskFailed(ProcessExit):
     def __init__(self, cause: Any, function: Atom, args: list[Any]) -> None:
         super().__init__((cause, (_MODULE, function, args)))
         self.cause = cause
+
+    def __str__(self) -> str:
+        return f"the task ended before it replied: {shown(self.cause)}"
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,8 @@ class Task(Supervised, restart="temporary"):
     async def yield_(self, timeout: float | None = AWAIT_SECONDS) -> Outcome | None:
         """`(a.ok, result)`, `(a.exit, reason)`, or None after `timeout` seconds: then the task goes on.
 
-        Errors: TaskFailed when its node is lost; UsageError in another process.
+        Errors: TaskFailed when its node is lost; UsageError in another process. A task is killed when the coroutine that
+        waits for it is cancelled.
         """
         self._check_owner()
         try:

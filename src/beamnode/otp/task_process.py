@@ -131,8 +131,8 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
     match work:
         case (a.erlang, a.apply, [Fun() as fun, *_]):
             text = (
-                f"{self().node} is a Python node: it cannot run {shown(fun)}, whose code is on your node. Name a function "
-                "that is exposed there instead, by module, function and arguments"
+                f"{self().node} is a Python node: it cannot run {shown(fun)}, whose code is on your node. Name a "
+                "function that is exposed there instead, by module, function and arguments"
             )
         case _ if isinstance(work, Call) or is_mfa(work):
             return None

@@ -1,9 +1,9 @@
 """A stream of tasks: some at a time, started as their outcomes are asked for. Source: Elixir's task/supervised.ex.
 
-The tasks belong to a process of the stream's own, the keeper: it starts, monitors, times and kills them, so that neither
-their messages nor their exit signals come to who reads the stream. The keeper is linked with that one: both end with a
-linked task that crashes, unless the reader traps exits. What the keeper finds out the reader learns by a list and an
-event, as both run on one loop.
+The tasks belong to a process of the stream's own, the keeper: it starts, monitors, times and kills them, so that
+neither their messages nor their exit signals come to who reads the stream. The keeper is linked with that one: both
+end with a linked task that crashes, unless the reader traps exits. What the keeper finds out the reader learns by a
+list and an event, as both run on one loop.
 """
 
 from __future__ import annotations

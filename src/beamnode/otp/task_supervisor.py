@@ -5,9 +5,9 @@
     outcome = await Task.yield_(task, timeout=10)
 
 A supervisor of this node runs Python functions, and what peers ask it for by module, function and arguments, where the
-node's policy allows it: on the loop, in a thread or in an OS process, as it was exposed. One of another node, Elixir's or
-ours, is given those three: `async_(("Workers", "iex@host"), "Elixir.Fetch", "get", [url])`. What Elixir asks of such a
-supervisor is asked of ours in the same words. Source: Elixir's Task.Supervisor, DynamicSupervisor.
+node's policy allows it: on the loop, in a thread or in an OS process, as it was exposed. One of another node, Elixir's
+or ours, is given those three: `async_(("Workers", "iex@host"), "Elixir.Fetch", "get", [url])`. What Elixir asks of such
+a supervisor is asked of ours in the same words. Source: Elixir's Task.Supervisor, DynamicSupervisor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, link, trap_exit
+from beamnode.node import link, trap_exit
 from beamnode.node import self as own_pid
 from beamnode.otp import names, server_loop, supervision, task_process, task_stream
 from beamnode.otp.child_specs import ChildSpec, Start, Supervised
