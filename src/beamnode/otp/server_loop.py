@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn, TypeAlias
 
 from beamnode.errors import NameTakenError, ProcessExit, UsageError
-from beamnode.etf import Pid, a
+from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import Origin, current_body, error_text, from_users_code, log_crash, reason_of, receive, self
 from beamnode.otp import gen, names, proc_lib
@@ -45,7 +45,8 @@ async def start(
     """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
     if name is not None:
         names.check(name)
-    parent, initial_call = self() if link else None, (cls.module_name(), a.init, 1)  # as of gen_server
+    initial_call = (Atom(cls.__qualname__.rpartition(".")[2]), a.init, 1)  # as of gen_server
+    parent = self() if link else None
     result = await proc_lib.start(
         _enter, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
     )
