@@ -20,6 +20,8 @@ class GuestBody(LoopBody):
     It cannot be stopped from outside; after its process has ended, its next call raises ProcessExit.
     """
 
+    __slots__ = ()
+
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""
         if isinstance(error, KeyboardInterrupt):

@@ -380,7 +380,7 @@ async def _collect(
 def _taken(reference: Reference) -> Any:
     """The message of a task that is in the mailbox, taken out of it; None when there is none."""
     body = current_body()
-    message = body.runtime.on_loop(body.process.mailbox.remove, lambda got: reference_in(got) == reference)
+    message = body.runtime.on_loop(body.process.mailbox.take_first, lambda got: reference_in(got) == reference)
     if type(message) is Origin:
         message = message.message
     return message if type(message) is tuple else None

@@ -263,7 +263,7 @@ class TaskSupervisorServer(Handlers):
         self._children: dict[Pid, Child] = {}
 
     def get_state(self) -> Any:
-        return {**super().get_state(), a.children: list(self._children)}
+        return {a.max_children: self.max_children, a.children: list(self._children)}
 
     @classmethod
     def module_name(cls) -> Atom:
