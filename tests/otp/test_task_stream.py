@@ -263,7 +263,7 @@ async def test_strangers_cannot_confuse_it() -> None:
 @in_a_node
 async def test_wrong_options_are_told_at_once() -> None:
     for options in (
-        {"max_concurrency": -1},
+        {"max_concurrency": 0},
         {"max_concurrency": 1.5},
         {"timeout": -1},
         {"timeout": "5"},

@@ -246,7 +246,9 @@ async def test_as_a_child_of_a_supervisor() -> None:
 @with_a_supervisor
 async def test_system_messages_and_nonsense() -> None:
     pid = await TaskSupervisor.start_child("tasks", task_functions.hang, 1)
-    assert await sys.get_state("tasks") == {a.max_children: 2000, a.children: [pid]}
+    state = await sys.get_state("tasks")
+    assert (state[a.mod], state[a.max_children]) == (Atom("Task.Supervisor"), 2000)
+    assert [child[1] for child in state[a.children]] == [pid]
     assert (await sys.get_status("tasks"))[0] is a.status
     owner = (a["n@h"], self(), self())
     for request in (

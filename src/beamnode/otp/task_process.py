@@ -203,7 +203,7 @@ async def _run(work: Work, node: Atom) -> Any:
         return await run_asked(Asked(node, *work))
     if inspect.iscoroutinefunction(work.function):
         return await work.function(*work.args)
-    worker = Worker(f"beamnode task {self()!r}")
+    worker = Worker(f"beamnode {self()!r}")
     try:
         result = await worker.run(work.function, work.args)
     finally:
