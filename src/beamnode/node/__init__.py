@@ -18,14 +18,19 @@ from beamnode.node.functions import (
     end_node,
     exit,
     group_leader,
+    is_process_alive,
+    limit_mailbox,
     link,
     monitor,
     process_info,
+    processes,
     receive_blocking,
     register,
+    registered,
     self,
     send,
     send_after,
+    send_wait,
     spawn,
     spawn_link,
     spawn_monitor,
@@ -38,7 +43,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
-from beamnode.node.reports import error_text, from_users_code, log_crash
+from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.spawning import run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -72,21 +77,27 @@ __all__ = [
     "exit",
     "from_users_code",
     "group_leader",
+    "is_process_alive",
+    "limit_mailbox",
     "link",
-    "log_crash",
     "monitor",
     "process_dictionary",
     "process_info",
+    "processes",
     "reason_of",
+    "reason_text",
     "receive",
     "receive_blocking",
     "receive_tagged",
     "reference_in",
     "register",
+    "registered",
+    "report_text",
     "run_asked",
     "self",
     "send",
     "send_after",
+    "send_wait",
     "spawn",
     "spawn_link",
     "spawn_monitor",

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from beamnode.core.bounded_mailbox import BoundedMailbox
 from beamnode.core.process import NOTHING, Match, Process
 from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
@@ -46,13 +47,15 @@ class Output(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("output", "process", "runtime")
+    __slots__ = ("held_by", "output", "over", "process", "runtime")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime = runtime
         self.process = process
+        self.over = False  # its code has returned or raised
+        self.held_by: BoundedMailbox | None = None  # it has sent to one that is full, and must wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
 
@@ -74,6 +77,23 @@ class Body(ABC):
         if not self.process.alive:
             raise ProcessExit(self.process.exit_reason)
 
+    def hold(self, mailbox: BoundedMailbox) -> None:
+        """Let it wait for room in `mailbox` before it receives again."""
+        self.held_by = mailbox
+
+    async def wait_for_room(self) -> None:
+        """Wait while the mailbox that it has sent to is full. Errors: ProcessExit when it has ended meanwhile."""
+        while (mailbox := self.held_by) is not None and not mailbox.has_room:
+            waiter = Waiter(self.runtime.loop)
+            mailbox.waiting.append(waiter.wake)
+            try:
+                await waiter
+            finally:
+                if waiter.wake in mailbox.waiting:
+                    mailbox.waiting.remove(waiter.wake)
+            self.check_alive()
+        self.held_by = None
+
     def ended(self, error: BaseException | None) -> None:
         """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""
         if error is not None and error.__traceback__ is not None and error.__traceback__.tb_next is not None:
@@ -82,6 +102,7 @@ class Body(ABC):
 
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
+        self.over = True
         if self.output is not None:
             self.output.flush()  # before anybody learns of the end
         if error is None:
@@ -136,9 +157,15 @@ class LoopBody(Body):
         if self._waiter is not None:
             self._waiter.wake()  # another task or thread that waits in the name of the process
 
+    def hold(self, mailbox: BoundedMailbox) -> None:
+        super().hold(mailbox)
+        self.taken = MESSAGES_PER_TURN  # the compiled `receive` leaves the next message to this one
+
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
         process = self.process
+        if self.held_by is not None:
+            await self.wait_for_room()
         if process.exit_reason is not NOTHING:
             raise ProcessExit(process.exit_reason)
         mailbox = process.mailbox

@@ -20,6 +20,7 @@ from beamnode.errors import UsageError
 from beamnode.etf import Atom
 from beamnode.node.body import Body, ThreadBody
 
+INITIAL_CALL: Final = Atom("$initial_call")
 LABEL: Final = Atom("$process_label")
 FRAMES_MAX: Final = 50  # of one stack
 
@@ -72,7 +73,7 @@ def _frames_of_task(task: asyncio.Task[Any]) -> _Frames:
     """Of the coroutine, of what that awaits, and so on; into the tasks that it waits for."""
     frames: _Frames = []
     seen = set()
-    while isinstance(task, asyncio.Task) and task not in seen and not task.done():
+    while hasattr(task, "get_coro") and task not in seen and not task.done():
         seen.add(task)
         if task is _current_task(task.get_loop()):
             return frames + _frames_up_to(sys._getframe(), task.get_coro())
@@ -193,7 +194,7 @@ _Item = Callable[[Process, Signals], Any]
 
 _USUAL: Final[dict[str, _Item]] = {
     "registered_name": lambda process, _: process.name,
-    "initial_call": lambda process, _: process.initial_call,
+    "initial_call": lambda process, _: (process.dictionary or {}).get(INITIAL_CALL, process.initial_call),
     "status": lambda process, _: _status(process),
     "message_queue_len": lambda process, _: len(process.mailbox),
     "links": lambda process, _: [pid for pid, entry in process.links.items() if entry.active],
