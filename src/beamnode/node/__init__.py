@@ -46,7 +46,7 @@ from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.spawning import run_asked
-from beamnode.node.tagged import receive_tagged
+from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "RaisedElsewhere",
     "Service",
     "StaticPorts",
+    "TaggedMessages",
     "Timer",
     "Unlisted",
     "alias",
