@@ -26,6 +26,7 @@ from beamnode.node.functions import (
     spawn,
     spawn_link,
     spawn_monitor,
+    tell_watcher,
     trap_exit,
     unalias,
     unlink,
@@ -35,7 +36,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
-from beamnode.node.spawning import run_asked
+from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
@@ -52,6 +53,7 @@ __all__ = [
     "Policy",
     "PolicyHook",
     "RaisedElsewhere",
+    "Refused",
     "Service",
     "StaticPorts",
     "Timer",
@@ -80,6 +82,7 @@ __all__ = [
     "spawn_link",
     "spawn_monitor",
     "stack_of",
+    "tell_watcher",
     "trap_exit",
     "unalias",
     "unlink",
