@@ -219,9 +219,7 @@ class Registry(Supervised):
 class _Keeper(Handlers):
     """The process of a registry: it waits for the ends of those that are in its table. The rest is done by them."""
 
-    def init(  # type: ignore[override]
-        self, keys: str, name: Atom, listeners: tuple[Atom, ...], meta: dict[Any, Any], parent: Pid
-    ) -> None:
+    def init(self, keys: str, name: Atom, listeners: tuple[Atom, ...], meta: dict[Any, Any], parent: Pid) -> None:
         trap_exit()
         self._name = name
         self._listeners = listeners
