@@ -279,7 +279,7 @@ class _Keeper(Handlers):
         removed, left = self.table.remove(process.pid, key, predicate)
         if removed and process.pid != self._parent and not self.table.has(process.pid):
             self._runtime.signals.unlink(process, self._process.pid)
-        if not left and (removed or predicate is None):
+        if not left:  # Elixir's tells it also where there was nothing
             self._tell((a.unregister, self._name, key, process.pid))
 
     def count(self) -> int:
