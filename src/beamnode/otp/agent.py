@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Export, Fun, Pid, a
@@ -39,6 +39,9 @@ Change: TypeAlias = Callable[[Any], Any]
 class Agent(Supervised):
     """The functions of any agent: a pid, a name, `(name, node)`, `("via", registry, key)`; of ours or of Elixir."""
 
+    server: ClassVar[type[Server]]
+    """What runs the agents of a class: `BlockingServer` calls each `def` in a thread of the agent's own."""
+
     @classmethod
     async def start(
         cls,
@@ -52,7 +55,7 @@ class Agent(Supervised):
         Or with `module, function, args`. Errors: AlreadyStarted (`pid`: who has the name); StartFailed (`reason`: what
         the function ended with); TimeoutError.
         """
-        return await server_loop.start(Server, _for_start(function, args), name, timeout, link=False)
+        return await server_loop.start(cls.server, _for_start(function, args), name, timeout, link=False)
 
     @classmethod
     async def start_link(
@@ -63,7 +66,7 @@ class Agent(Supervised):
         timeout: float | None = None,
     ) -> Pid:
         """`start`, linked with the current process."""
-        return await server_loop.start(Server, _for_start(function, args), name, timeout, link=True)
+        return await server_loop.start(cls.server, _for_start(function, args), name, timeout, link=True)
 
     @staticmethod
     async def get(
@@ -226,6 +229,15 @@ class Server(Handlers):
     @classmethod
     def module_name(cls) -> Atom:
         return Atom("Agent")
+
+
+class BlockingServer(Server):
+    """The same for functions that block."""
+
+    handlers_block = True
+
+
+Agent.server = Server
 
 
 def _for_start(function: Callable[..., Any] | Atom | str, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
