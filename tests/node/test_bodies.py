@@ -360,7 +360,11 @@ def test_a_crash_is_logged_once_with_its_traceback(body: Any, caplog: pytest.Log
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("beamnode.process", logging.ERROR)
     assert f"test_bodies.{body.__name__}/0) crashed: ValueError('wrong')" in record.getMessage()
-    assert record.exc_info is not None
+    assert isinstance(record.__dict__["error"], ValueError)
+    _, begin, first, *_, last = record.getMessage().splitlines()
+    assert begin == "Traceback (most recent call last):"
+    assert "test_bodies.py" in first
+    assert last.startswith("Links: [Pid<")
 
 
 async def exit_with_a_reason() -> None:

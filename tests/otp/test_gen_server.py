@@ -356,9 +356,11 @@ def test_a_crash_is_told_to_caller_links_monitors_and_the_log_once(caplog: pytes
     assert lines[0].startswith("Scripted Pid<n@h.")
     assert lines[0].endswith("(scripted) has ended: RuntimeError('boom')")
     assert lines[1] == "Traceback (most recent call last):"
-    assert lines[-3:-1][0] == "RuntimeError: boom"
-    assert lines[-2].startswith("Last message: (Atom('$gen_call'), (Pid<n@h.")
-    assert lines[-1] == "State: seen=0"
+    assert "test_gen_server.py" in lines[2]
+    end = lines.index("RuntimeError: boom")
+    assert lines[end + 1].startswith("Last message: (Atom('$gen_call'), (Pid<n@h.")
+    assert lines[end + 2] == "State: seen=0"
+    assert [line.split(":")[0] for line in lines[end + 3 :]] == ["Ancestors", "Links"]
     assert "server_loop" not in record.getMessage()
 
 

@@ -78,18 +78,29 @@ class Mailbox:
                 return message
         return NOTHING
 
+    def remove_all(self, match: Match) -> list[Any]:
+        """Take every message for which `match` is true, in one pass, whoever else is receiving."""
+        removed = [message for message in self.messages if match(message)]
+        if removed:
+            kept = [message for message in self.messages if not match(message)]
+            self.messages.clear()
+            self.messages.extend(kept)
+            self.looked_with = None
+        return removed
+
 
 def reference_in(message: Any) -> Reference | None:
     """The reference that says whose answer a message is: of `{[alias|Reference], Reply}`, which gen.erl has servers
-    send, or of `{'DOWN', Reference, process, Object, Reason}`, which a monitor leaves; None in every other message.
+    send, of `{Reference, Reply}`, which tasks of Elixir send, or of `{'DOWN', Reference, process, Object, Reason}`,
+    which a monitor leaves; None in every other message.
     """
     if type(message) is not tuple:
-        return None
+        return reference_in(message.message) if type(message) is Origin else None
     if len(message) == 2:
-        tag = message[0]
-        reference = (
-            tag.tail if type(tag) is ImproperList and len(tag.elements) == 1 and tag.elements[0] is _ALIAS else None
-        )
+        reference = message[0]
+        if type(reference) is ImproperList:
+            alias = len(reference.elements) == 1 and reference.elements[0] is _ALIAS
+            reference = reference.tail if alias else None
     else:
         reference = message[1] if len(message) == 5 else None
     return reference if type(reference) is Reference else None
@@ -176,6 +187,7 @@ class Process:
     __slots__ = (
         "aliases",
         "body",
+        "dictionary",
         "ends_unwatched",
         "exit_reason",
         "expected",
@@ -211,6 +223,7 @@ class Process:
         self.exit_reason: Any = NOTHING
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
         self.body: Any = None  # the driver's
+        self.dictionary: dict[Any, Any] | None = None  # None until something is put into it
         self.ends_unwatched = False  # it works for its watchers: without one it is killed
         self.tells_origin = False  # what peers send it comes as `Origin`
 

@@ -6,6 +6,7 @@ What the floors above use of it is named here.
 from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
+from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
@@ -36,8 +37,9 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
+from beamnode.node.reports import error_text, from_users_code, log_crash
 from beamnode.node.spawning import Refused, run_asked
-from beamnode.node.tagged import receive_tagged
+from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Refused",
     "Service",
     "StaticPorts",
+    "TaggedMessages",
     "Timer",
     "Unlisted",
     "alias",
@@ -63,10 +66,14 @@ __all__ = [
     "current_body",
     "current_body_or_none",
     "demonitor",
+    "error_text",
     "exit",
+    "from_users_code",
     "group_leader",
     "link",
+    "log_crash",
     "monitor",
+    "process_dictionary",
     "process_info",
     "reason_of",
     "receive",
@@ -81,6 +88,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "spawn_with_dictionary",
     "stack_of",
     "tell_watcher",
     "trap_exit",

@@ -21,6 +21,7 @@ from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
 from beamnode.node.current import current
 from beamnode.node.reasons import reason_of
+from beamnode.node.reports import INITIAL_CALL, error_text, log_crash
 from beamnode.node.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Body(ABC):
 
     def log_crash(self, error: BaseException) -> None:
         """Nobody else may hear of it: spawned code has no caller."""
-        log.error("%r (%s) crashed: %r", self.process, describe_call(self.process), error, exc_info=error)
+        what = f"{self.process!r} ({describe_call(self.process)}) crashed: {error_text(error)}"
+        log_crash(log, what, self.process, error)
 
 
 class LoopBody(Body):
@@ -319,7 +321,7 @@ class ThreadBody(Body):
 
 def describe_call(process: Process) -> str:
     """What a process runs, for logs: `module.function/arity`."""
-    call = process.initial_call
+    call = (process.dictionary or {}).get(INITIAL_CALL, process.initial_call)
     if isinstance(call, tuple) and len(call) == 3:
         return f"{call[0]}.{call[1]}/{call[2]}"
     return str(call)

@@ -9,7 +9,7 @@ Source: the module `erlang`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from threading import get_ident
 from typing import Any
 
@@ -19,6 +19,7 @@ from beamnode.errors import NoProcessError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.node.body import LoopBody, ThreadBody, body_of
 from beamnode.node.current import current, current_body
+from beamnode.node.introspection import info_of
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
 
 Name = Atom | str
@@ -243,15 +244,18 @@ def group_leader(leader: Pid | None = None, pid: Pid | None = None) -> Pid:
     return found
 
 
-def process_info(pid: Pid | None = None) -> dict[str, Any] | None:
-    """What is known of a local process (default: the current one), by Erlang's item names; None when it has ended."""
+def process_info(pid: Pid | None = None, item: str | Iterable[str] | None = None) -> Any:
+    """What is known of a local process (default: the current one), by Erlang's names of items; None if it has ended.
 
-    def act(runtime: Runtime, process: Process) -> dict[str, Any] | None:
+    A dict of what costs next to nothing, or with `item` the value of one, or a dict of several; all of them:
+    `introspection.ITEMS`. `current_stacktrace` is a list of lines, innermost first, where it waits or runs.
+    """
+
+    def act(runtime: Runtime, process: Process) -> Any:
         wanted = process if pid is None else runtime.signals.lookup(pid)
-        return None if wanted is None else _info(wanted, runtime.signals.leader_of(wanted))
+        return None if wanted is None else info_of(wanted, runtime.signals, item)
 
-    info: dict[str, Any] | None = _act(act)
-    return info
+    return _act(act)
 
 
 class Timer:
@@ -334,18 +338,3 @@ def _alias_kind(kind: AliasKind | str) -> AliasKind:
 def _check_pid(pid: Any) -> None:
     if not isinstance(pid, Pid):
         raise UsageError(f"a pid is needed here, not {pid!r}: whereis(name) tells the pid of a name")
-
-
-def _info(process: Process, leader: Pid) -> dict[str, Any]:
-    return {
-        "registered_name": process.name,
-        "initial_call": process.initial_call,
-        "status": "waiting" if process.waiting or process.expected else "running",
-        "message_queue_len": len(process.mailbox),
-        "links": [pid for pid, entry in process.links.items() if entry.active],
-        "monitors": [monitor.down_object() for monitor in process.monitors.values()],
-        "monitored_by": [watcher.pid for watcher in process.watchers.values()],
-        "trap_exit": process.trap_exit,
-        "group_leader": leader,
-        "parent": process.parent,
-    }

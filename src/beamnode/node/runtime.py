@@ -231,6 +231,7 @@ class Runtime:
         parent: Process | None = None,
         link: bool = False,
         name: Atom | None = None,
+        dictionary: dict[Any, Any] | None = None,
     ) -> Process:
         """A new local process that runs `function(*args)`: on the loop if `async def`, else in a thread."""
         if not callable(function):
@@ -242,6 +243,7 @@ class Runtime:
         process = self.signals.spawn(
             group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
         )
+        process.dictionary = dictionary
         try:
             if name is not None:
                 self.signals.register(name, process)

@@ -1,18 +1,38 @@
 """Processes that are started with an answer: whoever starts one knows when it is ready, or why it is not.
 
-Source: proc_lib.erl (`start/5`, `init_ack/2`, `stop/3`).
+They know where they come from: their dictionary holds `$ancestors`, the parent and its own ancestors (each by its
+registered name, where it had one), and `$initial_call`. Any process may have a label, which says in logs and listings
+what it is. Source: proc_lib.erl (`start/5`, `init_ack/2`, `stop/3`, `set_label/1`); Elixir's `Process.set_label/1`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from beamnode.errors import ProcessExit
-from beamnode.etf import Pid, a
+from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, demonitor, exit, monitor, receive_tagged, send, spawn, spawn_link, unlink
+from beamnode.node import (
+    current_body,
+    demonitor,
+    exit,
+    monitor,
+    process_dictionary,
+    process_info,
+    receive_tagged,
+    send,
+    spawn_with_dictionary,
+    unlink,
+)
 from beamnode.otp import gen, names
+
+ANCESTORS: Final = Atom("$ancestors")  # keys of the process dictionary
+CALLERS: Final = Atom("$callers")
+INITIAL_CALL: Final = Atom("$initial_call")
+LABEL: Final = Atom("$process_label")
+
+InitialCall: TypeAlias = tuple[Atom, Atom, int]
 
 
 class StartFailed(ProcessExit):
@@ -22,11 +42,48 @@ class StartFailed(ProcessExit):
         return f"the process ended before it was ready: {shown(self.reason)}"
 
 
+def set_label(label: Any) -> None:
+    """Say what the current process is, for logs and listings: any term, mostly a text or a tuple."""
+    process_dictionary()[LABEL] = label
+
+
+def get_label(pid: Pid | None = None) -> Any:
+    """The label of a process of this node (default: the current one); None when it has none, or has ended."""
+    return (process_info(pid, "dictionary") or {}).get(LABEL)
+
+
+def ancestors() -> list[Atom | Pid]:
+    """What a process that the current one starts now has as `$ancestors`: the current one, and its own.
+
+    Each by its registered name, where it had one, else by its pid.
+    """
+    process = current_body().process
+    own = [] if process.dictionary is None else process.dictionary.get(ANCESTORS)
+    return [process.pid if process.name is None else process.name, *(own if isinstance(own, list) else [])]
+
+
+def origins(initial_call: InitialCall) -> dict[Any, Any]:
+    """The dictionary that a process has from the start, when the current one starts it (`spawn_with_dictionary`)."""
+    return {INITIAL_CALL: initial_call, ANCESTORS: ancestors()}
+
+
+def call_of(function: Callable[..., Any], arity: int) -> InitialCall:
+    """The `$initial_call` of a process that begins with a Python function."""
+    module = getattr(function, "__module__", None) or "python"
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    return Atom(module[:255]), Atom(name[:255]), arity
+
+
 async def start(
-    function: Callable[..., Coroutine[Any, Any, None]], *args: Any, link: bool = False, timeout: float | None = None
+    function: Callable[..., Coroutine[Any, Any, None]],
+    *args: Any,
+    link: bool = False,
+    timeout: float | None = None,
+    initial_call: InitialCall | None = None,
 ) -> Any:
     """Spawn `function(ack, *args)` and wait until it has called `ack(result)`, which is the result here.
 
+    `initial_call` is its `$initial_call`; by default that names the function itself.
     Errors: StartFailed with the reason of a process that ended first; TimeoutError, after which it is killed.
     With `link`, a process that ends with another reason than `normal` takes the current one along, unless that traps
     exits: then StartFailed is all that it hears of it.
@@ -35,7 +92,8 @@ async def start(
     def acknowledge(result: Any) -> None:
         send(reference, (gen.tag_of(reference), result))
 
-    pid = (spawn_link if link else spawn)(function, acknowledge, *args)
+    dictionary = origins(initial_call or call_of(function, len(args)))
+    pid = spawn_with_dictionary(function, (acknowledge, *args), dictionary, link=link)
     reference = monitor(pid, alias="reply_demonitor", expected=True)
     try:
         message = await receive_tagged(reference, timeout=timeout)

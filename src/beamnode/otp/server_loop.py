@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import traceback
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NoReturn, TypeAlias
 
 from beamnode.errors import NameTakenError, ProcessExit, UsageError
 from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Origin, current_body, process_info, reason_of, receive, self
+from beamnode.node import Origin, current_body, error_text, from_users_code, log_crash, reason_of, receive, self
 from beamnode.otp import gen, names, proc_lib
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
 from beamnode.otp.names import Name
@@ -27,7 +24,6 @@ from beamnode.otp.worker import Worker
 
 log = logging.getLogger("beamnode.gen_server")
 
-_OWN_FOLDER: Final = str(Path(__file__).parent)
 _NO_MESSAGE: Final = object()
 _EXIT: Final = a.EXIT
 _INSTRUCTIONS: Final = (Stop, Reply, Continue, Timeout)  # what `handle_call` may return that is no reply
@@ -49,7 +45,10 @@ async def start(
     """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
     if name is not None:
         names.check(name)
-    result = await proc_lib.start(_enter, cls, args, name, self() if link else None, link=link, timeout=timeout)
+    parent, initial_call = self() if link else None, (cls.module_name(), a.init, 1)  # as of gen_server
+    result = await proc_lib.start(
+        _enter, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
+    )
     if isinstance(result, Exception):
         raise result
     pid: Pid = result
@@ -143,6 +142,8 @@ class _Loop:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
         if type(message) is Origin:
             self._server.origin, message = message.node, message.message
+        elif self._server.wants_origin:
+            self._server.origin = self._process.pid.node
         size = len(message) if type(message) is tuple else 0
         label = message[0] if size else None
         if label is gen.CALL and size == 3 and gen.is_from(message[1]):
@@ -268,17 +269,18 @@ class _Loop:
         raise ProcessExit(reason) from None
 
     def _log(self, error: BaseException, reason: Any) -> None:
-        """One message for all there is to say: a log reads best when what belongs together stays together."""
-        info = process_info() or {}
-        name = info.get("registered_name")
-        who = f"{self._server.module_name()} {self._process.pid!r}{'' if name is None else f' ({name})'}"
-        lines = [f"{who} has ended: {shown(reason) if isinstance(error, Stop | ProcessExit) else repr(error)}"]
-        if not isinstance(error, Stop | Ordered):
-            lines.append("".join(traceback.format_exception(error)).rstrip())
-        if self._last is not _NO_MESSAGE:
-            lines.append(f"Last message: {shown(self._last)}")
-        lines.append(f"State: {self._shown_state()}")
-        log.error("%s", "\n".join(lines))
+        process = self._process
+        name = "" if process.name is None else f" ({process.name})"
+        ended = shown(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
+        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
+        log_crash(
+            log,
+            f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}",
+            process,
+            error,
+            [*also, ("State", self._shown_state())],
+            trace=not isinstance(error, Stop | Ordered),
+        )
 
     def _shown_state(self) -> str:
         try:
@@ -303,14 +305,7 @@ def _reason(error: BaseException) -> Any:
     """What a server ends with; the stack of an exception begins in its own code, not in this file."""
     if isinstance(error, Stop):
         return error.reason
-    return reason_of(error.with_traceback(_after_own(error.__traceback__)))
-
-
-def _after_own(trace: TracebackType | None) -> TracebackType | None:
-    outer = trace
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
-        trace = trace.tb_next
-    return outer if trace is None else trace
+    return reason_of(error.with_traceback(from_users_code(error.__traceback__)))
 
 
 def _is_orderly(reason: Any) -> bool:

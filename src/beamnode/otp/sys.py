@@ -176,7 +176,6 @@ class System:
 
     def _status(self) -> Any:
         """`{status, Pid, {module, Module}, [Dictionary, SysState, Parent, Debug, Formatted]}`, as gen_server's."""
-        module = self._server.module_name()
         try:
             state = sendable_state(self._server.get_state())
         except Exception as error:
@@ -191,7 +190,9 @@ class System:
             (_text("Logged events"), sendable_state(list(self._events or ()))),
         ]
         shape = [(a.header, _text(header)), (a.data, data), (a.data, [(_text("State"), state)])]
-        dictionary = [(a["$initial_call"], (module, a.init, 1)), (a["$ancestors"], [parent])]
+        more: Callable[[], list[Any]] | None = getattr(self._server, "status_parts", None)
+        shape += more() if more is not None else []
+        dictionary = [(key, sendable_state(value)) for key, value in info.get("dictionary", {}).items()]
         misc = [dictionary, running, parent, self._debug_options(), shape]
         return (a.status, self_pid(), (a.module, a.gen_server), misc)
 

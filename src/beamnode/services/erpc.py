@@ -15,7 +15,7 @@ from typing import Any, Final
 from beamnode.errors import BeamnodeError, ProcessExit, Throw
 from beamnode.etf import Atom, Pid, a, encode
 from beamnode.etf.shown import shown
-from beamnode.node import Asked, Callee, Node, RaisedElsewhere, process_info, reason_of, stack_of
+from beamnode.node import Asked, Callee, Node, RaisedElsewhere, current_body, reason_of, stack_of
 
 log = logging.getLogger("beamnode.rpc")
 
@@ -52,7 +52,7 @@ class Server:
 
     def _asker(self) -> Atom:
         """The node of who had the current process spawned."""
-        parent = (process_info() or {}).get("parent")
+        parent = current_body().process.parent
         return parent.node if isinstance(parent, Pid) else self._node.name
 
     async def outcome(self, asker: Atom, module: Any, function: Any, args: Any) -> tuple[Any, ...]:

@@ -24,7 +24,16 @@ from beamnode.services.standard_streams import elsewhere, real
 log = logging.getLogger("beamnode.io")
 
 TEXT_CHARACTERS_MAX: Final = 256 * 1024
-CRASHES: Final = ("beamnode.process", "beamnode.gen_server")
+# What beamnode itself says of the processes of a program: their crashes, and what supervisors do about them.
+CRASHES: Final = (
+    "beamnode.process",
+    "beamnode.gen_server",
+    "beamnode.gen_statem",
+    "beamnode.gen_event",
+    "beamnode.supervisor",
+    "beamnode.application",
+    "beamnode.task",
+)
 
 _sending: ContextVar[bool] = ContextVar("beamnode_log_sending", default=False)
 _formatter: Final = logging.Formatter()
