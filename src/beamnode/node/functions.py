@@ -258,6 +258,29 @@ def process_info(pid: Pid | None = None, item: str | Iterable[str] | None = None
     return _act(act)
 
 
+def before_shut_down(function: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+    """Have the node await `function()`, in a process of its own, before it ends its processes, for so many `seconds`.
+
+    What was given last comes first; giving the same function again changes nothing.
+    """
+
+    def act(runtime: Runtime, _process: Process) -> None:
+        if all(known is not function for known, _ in runtime.closing):
+            runtime.closing.append((function, seconds))
+
+    _act(act)
+
+
+def end_node(reason: Any) -> None:
+    """Shut the node of the current process down. The body of its `async with`, if there is one, ends with `reason`."""
+
+    def act(runtime: Runtime, _process: Process) -> None:
+        if runtime.end_node is not None:
+            runtime.end_node(reason)
+
+    _act(act)
+
+
 class Timer:
     """A message under way in time; made by `send_after`."""
 

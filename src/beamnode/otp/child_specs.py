@@ -95,6 +95,11 @@ class ChildSpec:
         values = (self.restart, self.significant, self.shutdown_term(), self.type, self.modules)
         return (a.child, a.undefined if pid is None else pid, id_term(self.id), start_term(self.start), *values)
 
+    def without_arguments(self) -> ChildSpec:
+        """As OTP keeps a child that is never started again: it shows `{Module, Function, undefined}`."""
+        asked = Asked(a.undefined, *start_term(self.start))
+        return replace(self, start=replace(asked, args=a.undefined))  # type: ignore[arg-type]
+
     def shutdown_term(self) -> int | Atom:
         if self.shutdown is None:
             return a.infinity

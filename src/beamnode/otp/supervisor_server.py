@@ -120,6 +120,8 @@ class SupervisorServer(Handlers):
                 case (a.already_started, Pid()):
                     return (a.error, error.reason)
             return (a.error, (error.reason, spec.as_record()))
+        if child.is_temporary:  # it is not started again, so that nobody needs the arguments
+            child.spec = spec.without_arguments()
         if started.pid is not None or not child.is_temporary:
             self._children[key] = child
         return started.as_answer()
