@@ -41,14 +41,23 @@ from beamnode.node import (
     whereis,
 )
 from beamnode.node import receive_blocking as receive
+from beamnode.sync.behaviours import Agent, Application, DynamicSupervisor, PartitionSupervisor, Registry, Supervisor
 from beamnode.sync.gen_server import GenServer
 from beamnode.sync.node import Node
 from beamnode.sync.node import current_node as current_node
+from beamnode.sync.task import Task
 from beamnode.sync.waiting import in_process
 
 __all__ = [
+    "Agent",
+    "Application",
+    "DynamicSupervisor",
     "GenServer",
     "Node",
+    "PartitionSupervisor",
+    "Registry",
+    "Supervisor",
+    "Task",
     "Timer",
     "alias",
     "demonitor",
