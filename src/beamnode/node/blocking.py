@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ class GuestBody(LoopBody):
 
     It cannot be stopped from outside; after its process has ended, its next call raises ProcessExit.
     """
+
+    thread: threading.Thread | None = None  # for who asks where it is
 
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""
@@ -38,6 +41,7 @@ def blocking_body(node: Node) -> Iterator[None]:
     body: GuestBody = runtime.on_loop(
         lambda: GuestBody(runtime, runtime.signals.spawn(group_leader=None, initial_call=(a.beamnode, a.body, 0)))
     )
+    body.thread = threading.current_thread()
     outer = current.get()
     current.set(body)
     failure: BaseException | None = None

@@ -206,6 +206,31 @@ def whereis(name: Name) -> Pid | None:
     return None if process is None else process.pid
 
 
+def registered() -> list[Atom]:
+    """The names of this node that processes are registered under."""
+    names: list[Atom] = _act(lambda runtime, _process: runtime.signals.registered())
+    return names
+
+
+def processes() -> list[Pid]:
+    """The pids of all processes of this node."""
+    pids: list[Pid] = _act(lambda runtime, _process: [process.pid for process in runtime.signals.processes()])
+    return pids
+
+
+def is_process_alive(pid: Pid) -> bool:
+    """Whether a process of this node lives. Errors: UsageError for a pid of another node, as in Erlang."""
+    _check_pid(pid)
+
+    def act(runtime: Runtime, _process: Process) -> bool:
+        if not runtime.signals.is_local(pid):
+            raise UsageError(f"{pid!r} is not of this node: ask its own, by rpc")
+        return runtime.signals.lookup(pid) is not None
+
+    alive: bool = _act(act)
+    return alive
+
+
 def trap_exit(flag: bool = True) -> bool:
     """Whether exit signals become messages `(a.EXIT, pid, reason)` from now on; the result is what it was before."""
 

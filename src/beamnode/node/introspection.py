@@ -20,6 +20,7 @@ from beamnode.errors import UsageError
 from beamnode.etf import Atom
 from beamnode.node.body import Body, ThreadBody
 
+INITIAL_CALL: Final = Atom("$initial_call")
 LABEL: Final = Atom("$process_label")
 FRAMES_MAX: Final = 50  # of one stack
 
@@ -193,7 +194,7 @@ _Item = Callable[[Process, Signals], Any]
 
 _USUAL: Final[dict[str, _Item]] = {
     "registered_name": lambda process, _: process.name,
-    "initial_call": lambda process, _: process.initial_call,
+    "initial_call": lambda process, _: (process.dictionary or {}).get(INITIAL_CALL, process.initial_call),
     "status": lambda process, _: _status(process),
     "message_queue_len": lambda process, _: len(process.mailbox),
     "links": lambda process, _: [pid for pid, entry in process.links.items() if entry.active],

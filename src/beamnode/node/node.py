@@ -536,9 +536,14 @@ class Node:
         """Run it where it belongs, on the loop or in a pool, as part of the current process."""
         return await self._spawner.run(callee)
 
-    def serve_builtin(self, module: str, name: str, arity: int, function: Callable[..., Any]) -> None:
-        """Let calls and spawns of `module:name/arity` run `function`: for services, whose own policy it then is."""
-        self._exposed.builtin(Atom(module), Atom(name), arity, function)
+    def serve_builtin(
+        self, module: str, name: str, arity: int, function: Callable[..., Any], *, under_policy: bool = False
+    ) -> None:
+        """Let calls and spawns of `module:name/arity` run `function`: for services, whose own policy it then is.
+
+        With `under_policy` it is the node's, as for what was exposed; which goes before it.
+        """
+        self._exposed.builtin(Atom(module), Atom(name), arity, function, under_policy)
 
     def end_unwatched(self) -> None:
         """The current process works for whoever monitors it: when nobody does any more, it ends with `killed`."""

@@ -131,6 +131,11 @@ class Handlers:
         return self.get_state()
 
     @classmethod
+    def initial_call(cls, *_args: Any) -> tuple[Atom, Atom, int]:
+        """What the process says it began with (`$initial_call`), as OTP's servers do: `{Module, init, 1}`."""
+        return cls.module_name(), a.init, 1
+
+    @classmethod
     def module_name(cls) -> Atom:
         """What `sys` and the log call the module of the server."""
         return Atom(cls.__qualname__.rpartition(".")[2])

@@ -45,7 +45,7 @@ async def start(
     """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
     if name is not None:
         names.check(name)
-    parent, initial_call = self() if link else None, (cls.module_name(), a.init, 1)  # as of gen_server
+    parent, initial_call = self() if link else None, cls.initial_call(*args)
     result = await proc_lib.start(
         _enter, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
     )

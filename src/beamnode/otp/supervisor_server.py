@@ -27,6 +27,11 @@ class SupervisorServer(Handlers):
     wants_origin = True
     _module = a.supervisor
 
+    @classmethod
+    def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
+        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
+        return a.supervisor, _module_of(make), 1
+
     def module_name(self) -> Atom:  # type: ignore[override]
         """The class whose `init` told the children."""
         return self._module
@@ -34,7 +39,7 @@ class SupervisorServer(Handlers):
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Start all children, or none. `make().init(*args, **options)` tells which."""
         trap_exit()
-        self._module = Atom(getattr(make, "__qualname__", "Supervisor").rpartition(".")[2])
+        self._module = _module_of(make)
         self._name = supervision.supervisor_name(name, self._module)
         setup = make().init(*args, **options)
         while hasattr(type(setup), "__await__"):
@@ -268,3 +273,8 @@ class SupervisorServer(Handlers):
     def status_parts(self) -> list[Any]:
         """What `supervisor:get_callback_module/1` looks for in the status."""
         return [(a.supervisor, [([ord(letter) for letter in "Callback"], self._module)])]
+
+
+def _module_of(make: Any) -> Atom:
+    """The class of whoever tells the children."""
+    return Atom(getattr(make, "__qualname__", "Supervisor").rpartition(".")[2])

@@ -12,7 +12,7 @@ from beamnode.etf import Atom, a
 from beamnode.node import Node as BareNode
 from beamnode.node import NodeOptions, Service
 from beamnode.otp import gen
-from beamnode.services import global_process, logger_proxy, net_kernel, rex, rpc_client, user
+from beamnode.services import erlang_calls, global_process, logger_proxy, net_kernel, rex, rpc_client, user
 from beamnode.services.console import Console
 from beamnode.services.net_control import NetControl
 
@@ -46,6 +46,7 @@ class Node(NetControl):
             Service("rex", rex.run),
         )
         super().__init__(name, services=services, **options)
+        erlang_calls.install(self)
 
     async def ping(self, node: Atom | str) -> Atom:
         """Connect to `node` and ask its `net_kernel` for a sign of life: `a.pong`, or `a.pang` when there is none."""

@@ -18,8 +18,10 @@ from typing import Any, Final
 
 import beamnode.sync as sync
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node import current_body, functions
+from beamnode.node import current_body, functions, process_dictionary
+from beamnode.otp import proc_lib
 from beamnode.otp import sys as otp_sys
+from beamnode.shell.listing import Listing
 
 SPAWNED_MAX: Final = 1000  # processes that are remembered for `wait_for_spawned`
 
@@ -99,10 +101,28 @@ class ProcessNames:
         """Send an exit signal: `Process.exit(pid, "kill")`; a `str` is an atom, as nearly every reason is."""
         functions.exit(pid, Atom(reason) if isinstance(reason, str) else reason)
 
+    alive = staticmethod(functions.is_process_alive)
+    list = staticmethod(functions.processes)
+    registered = staticmethod(functions.registered)
+    set_label = staticmethod(proc_lib.set_label)
+
     @staticmethod
-    def alive(pid: Pid) -> bool:
-        """Whether a process of this node lives."""
-        return functions.process_info(pid) is not None
+    def get(key: Any = None, default: Any = None) -> Any:
+        """What the dictionary of the shell's process has under `key`; without one, all of it."""
+        dictionary = process_dictionary()
+        return dict(dictionary) if key is None else dictionary.get(key, default)
+
+    @staticmethod
+    def put(key: Any, value: Any) -> Any:
+        """Put into that dictionary; what was there before, or None."""
+        dictionary = process_dictionary()
+        before, dictionary[key] = dictionary.get(key), value
+        return before
+
+    @staticmethod
+    def delete(key: Any) -> Any:
+        """Take out of that dictionary; what was there, or None."""
+        return process_dictionary().pop(key, None)
 
     @staticmethod
     def flag(name: str, value: bool) -> bool:
@@ -148,6 +168,7 @@ def namespace(node: sync.Node, show: Callable[[Any], str]) -> dict[str, Any]:
 
     names: dict[str, Any] = {name: getattr(sync, name) for name in sync.__all__}
     this = NodeNames(node)
+    listing = Listing(node, show)
     return names | {
         "__name__": "__main__",
         "Atom": Atom,
@@ -158,7 +179,10 @@ def namespace(node: sync.Node, show: Callable[[Any], str]) -> dict[str, Any]:
         "a": a,
         "exit": leave,
         "flush": flush,
+        "i": listing.i,
         "node": this,
+        "pinfo": listing.pinfo,
         "quit": leave,
         "sys": SysNames(),
+        "tree": listing.tree,
     }
