@@ -215,8 +215,8 @@ class Task(Supervised, restart="temporary"):
     async def yield_(self, timeout: float | None = AWAIT_SECONDS) -> Outcome | None:
         """`(a.ok, result)`, `(a.exit, reason)`, or None after `timeout` seconds: then the task goes on.
 
-        Errors: TaskFailed when its node is lost; UsageError in another process. A task is killed when the coroutine that
-        waits for it is cancelled.
+        Errors: TaskFailed when its node is lost; UsageError in another process. The task is killed when the coroutine
+        that waits for it is cancelled.
         """
         self._check_owner()
         try:

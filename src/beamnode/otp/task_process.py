@@ -143,7 +143,7 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
         Atom("__exception__"): True,
         Atom("message"): text.encode(),
     }
-    return exception, []
+    return exception, [(a.erlang, a.apply, 2, [])]
 
 
 # --- Running it -------------------------------------------------------------------------------------------------------

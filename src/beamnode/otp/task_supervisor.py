@@ -60,7 +60,7 @@ class TaskSupervisor(Supervised):
         if max_children is not None and (type(max_children) is not int or max_children < 0):
             raise UsageError(f"max_children is an integer of 0 or more, or None, not {max_children!r}")
         args = (max_children, Intensity(max_restarts, max_seconds), name)
-        return await server_loop.start(_Server, args, name, None, link=True)
+        return await server_loop.start(TaskSupervisorServer, args, name, None, link=True)
 
     @classmethod
     def child_spec(cls, **options: Any) -> dict[str, Any]:
@@ -250,7 +250,9 @@ def _shutdown_term(shutdown: Any) -> Any:
 # --- The server -------------------------------------------------------------------------------------------------------
 
 
-class _Server(Handlers):
+class TaskSupervisorServer(Handlers):
+    """What serves; its state are its children, and what peers ask it for is run under the node's policy."""
+
     wants_origin = True  # what it starts for peers is theirs, whatever their messages say
 
     def init(self, max_children: int | None, intensity: Intensity, name: names.Name | None) -> None:
