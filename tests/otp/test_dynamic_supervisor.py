@@ -200,10 +200,10 @@ def test_what_a_start_may_give() -> None:
         assert failure.value.reason == 5
         with pytest.raises(StartFailed) as failure:
             await start(fail)
-        assert "boom" in str(failure.value.reason)
+        assert failure.value.reason[0] == (a.ValueError, b"boom")
         with pytest.raises(StartFailed) as failure:
             await start(give_up)
-        assert a.why in failure.value.reason
+        assert failure.value.reason is a.why
         Worker.outcomes += [Ignore(), Stop(a.because)]
         assert await DynamicSupervisor.start_child(top, Worker) is None
         with pytest.raises(StartFailed) as failure:

@@ -111,6 +111,11 @@ async def ensure_started() -> None:
             await server_loop.start(Controller, (), CONTROLLER, None, link=False)
 
 
+async def which_applications() -> Any:
+    """`{Name, Description, Vsn}` of those that run on this node, the last one started first: what peers may ask."""
+    return [] if whereis(CONTROLLER) is None else await gen.call(CONTROLLER, gen.CALL, a.which_applications, None)
+
+
 async def stop_all() -> None:
     """Stop the applications of this node, the last one started first."""
     if whereis(CONTROLLER) is not None:

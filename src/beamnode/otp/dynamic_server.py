@@ -80,7 +80,7 @@ class DynamicServer(Handlers):
         try:
             started = await self._start(child)
         except NotStarted as error:
-            return (a.error, error.reason)
+            return (a.error, _reason(error))
         return a.ignore if started.pid is None else started.as_answer()
 
     def _checked(self, given: Any) -> ChildSpec:
@@ -142,7 +142,7 @@ class DynamicServer(Handlers):
         try:
             await self._start(child)
         except NotStarted as error:
-            report(a.start_error, self._name, child, error.reason)
+            report(a.start_error, self._name, child, _reason(error))
             send(own_pid(), (RESTART, pid))
             return
         del self._children[pid]
@@ -186,6 +186,11 @@ class DynamicServer(Handlers):
     def status_parts(self) -> list[Any]:
         """What `supervisor:get_callback_module/1` looks for in the status."""
         return [(a.supervisor, [([ord(letter) for letter in "Callback"], self._module)])]
+
+
+def _reason(failure: NotStarted) -> Any:
+    """As Elixir tells it: of what a start function raised without the `EXIT` that OTP's supervisor puts before it."""
+    return failure.reason if failure.__cause__ is None else failure.reason[1]
 
 
 def _with_extra(start: Start, extra: list[Any]) -> Start:
