@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -297,6 +298,15 @@ def test_streams_of_tasks(node: sync.Node) -> None:
     with pytest.raises(UsageError, match="max_concurrency"):
         sync.Task.async_stream([1], double, max_concurrency=-1)
     assert list(sync.Task.async_stream([], double)) == []
+
+
+def test_a_stream_ends_after_the_last_element_however_late_that_comes(node: sync.Node) -> None:
+    async def elements() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.sleep(0.05)  # the reader has had an outcome, and asked again
+        yield 2
+
+    assert list(sync.Task.async_stream(elements(), triple, max_concurrency=4)) == [(a.ok, 3), (a.ok, 6)]
 
 
 def test_supervised_tasks(node: sync.Node) -> None:

@@ -7,11 +7,10 @@ from types import MethodType
 from typing import Any, ClassVar
 
 from beamnode.etf import Pid
-from beamnode.otp.child_specs import Supervised
 from beamnode.sync.waiting import in_process
 
 
-class Face(Supervised):
+class Face:
     """Stands before a behaviour in the bases of its blocking class.
 
     `start` and `start_link` block. Supervisors are coroutines, so that a `child_spec` has the awaitable `start_link`.
