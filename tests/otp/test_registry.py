@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -37,7 +38,10 @@ from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import NameTakenError, NoProcessError
 from beamnode.otp import sys
 from beamnode.otp.agent import Agent
+from beamnode.otp.dynamic_supervisor import DynamicSupervisor
 from beamnode.otp.registry import AlreadyRegistered, Registry
+from beamnode.otp.supervisor import Supervisor
+from beamnode.otp.task_supervisor import TaskSupervisor
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -442,6 +446,45 @@ def test_agents_have_via_names() -> None:
         assert await Agent.get_and_update(room("agent"), lambda state: (state, 0)) == 20
         await Agent.stop(room("agent"))
         assert GenServer.whereis(room("agent")) is None
+
+    in_a_node(main)
+
+
+async def becomes(key: Any, before: Pid | None) -> Pid:
+    """Who has a key of `rooms`, when it is another than before."""
+    while True:
+        with contextlib.suppress(NoProcessError):  # the registry itself may be the one that is started again
+            pid = GenServer.whereis(room(key))
+            if pid is not None and pid != before:
+                return pid
+        await asyncio.sleep(0.001)
+
+
+def test_children_of_a_supervisor_have_via_names() -> None:
+    async def main() -> None:
+        children = [
+            Registry.child_spec(keys="unique", name="rooms"),
+            Supervisor.child_spec(Room.child_spec("cats", name=room("cats")), id="cats"),
+            Supervisor.child_spec(Agent.child_spec(dict, name=room("agent")), id="agent"),
+            DynamicSupervisor.child_spec(name=room("dynamic")),
+            Supervisor.child_spec(TaskSupervisor.child_spec(name=room("tasks")), id="tasks"),
+        ]
+        await Supervisor.start_link(children, strategy="rest_for_one", name="tree")
+        cats = await becomes("cats", None)
+        exit(cats, a.kill)
+        assert await GenServer.call(await becomes("cats", cats), a.who) == ("cats", [])
+        assert await Agent.get(room("agent"), lambda state: state) == {}
+        assert await DynamicSupervisor.start_child(room("dynamic"), (Room, "dogs")) is not None
+        assert await (await TaskSupervisor.async_(room("tasks"), lambda: 5)) == 5
+        assert Registry.count("rooms") == 4
+        registry, cats = whereis("rooms"), await becomes("cats", None)
+        assert registry is not None
+        exit(registry, a.kill)  # takes all that is registered along, and they register again
+        await becomes("cats", cats)
+        assert await Agent.get(await becomes("agent", None), lambda state: state) == {}
+        await becomes("tasks", None)
+        assert Registry.count("rooms") == 4
+        await Supervisor.stop("tree")
 
     in_a_node(main)
 
