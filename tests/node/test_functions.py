@@ -83,7 +83,8 @@ def test_the_blocking_names_are_the_same() -> None:
 
     assert {name for name in sync.__all__ if not hasattr(beamnode, name)} == {"in_process"}
     blocking = [name for name in sync.__all__ if getattr(sync, name) is not getattr(beamnode, name, None)]
-    assert sorted(blocking) == ["GenServer", "Node", "in_process", "receive"]
+    behaviours = {"Agent", "Application", "DynamicSupervisor", "GenServer", "PartitionSupervisor", "Registry"}
+    assert set(blocking) == {*behaviours, "Supervisor", "Task", "Node", "in_process", "receive"}
 
 
 # --- Sending ----------------------------------------------------------------------------------------------------------
