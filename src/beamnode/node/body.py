@@ -52,7 +52,6 @@ class Body(ABC):
         self.runtime = runtime
         self.process = process
         self.output: Output | None = None  # text that it has printed and that is still here
-        self.table: object = None  # what others of this node may read and change without asking it, as ETS is to OTP
         process.body = self
 
     @abstractmethod

@@ -228,7 +228,14 @@ class _Keeper(Handlers):
         self._process, self._runtime = body.process, body.runtime
         self.meta = meta
         self.table: Table = UniqueTable() if keys == "unique" else DuplicateTable()
-        body.table = self
+        self._runtime.tables.setdefault("registry", {})[name] = self
+        assert body.code_end is not None
+        body.code_end.add_done_callback(self._forget)
+
+    def _forget(self, _: object) -> None:
+        keepers = self._runtime.tables["registry"]
+        if keepers.get(self._name) is self:
+            del keepers[self._name]
 
     def handle_info(self, message: Any) -> None:
         if not self._note_end(message):
@@ -257,6 +264,11 @@ class _Keeper(Handlers):
         return Atom("Registry")
 
     # --- On the loop, in the name of the current process --------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Its process may have ended a moment ago, and its code not yet."""
+        return self._process.alive
 
     def unique(self, what: str) -> UniqueTable:
         """The table, for what needs unique keys. Errors: UsageError."""
@@ -294,9 +306,9 @@ class _Keeper(Handlers):
 
 def _keeper_of(body: Any, registry: Atom | str) -> _Keeper:
     """On the loop. Errors: NoProcessError where no registry of that name runs."""
-    process = body.runtime.signals.names.get(registry if type(registry) is Atom else _name(registry))
-    keeper = None if process is None else process.body.table
-    if type(keeper) is not _Keeper:
+    keepers = body.runtime.tables.get("registry", {})
+    keeper: _Keeper | None = keepers.get(registry if type(registry) is Atom else _name(registry))
+    if keeper is None or not keeper.alive:
         raise NoProcessError(f"no registry named {registry} runs on this node")
     return keeper
 
