@@ -34,8 +34,8 @@ def process(signals: Signals) -> Process:
 
 
 def inbox(process: Process) -> list[Any]:
-    messages = list(process.mailbox.messages)
-    process.mailbox.messages.clear()
+    messages = list(process.mailbox)
+    process.mailbox.clear()
     return messages
 
 

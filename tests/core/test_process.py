@@ -19,7 +19,7 @@ PID = Pid(NODE, 1, 0, 5)
 
 def filled(*messages: Any) -> Mailbox:
     mailbox = Mailbox()
-    mailbox.messages.extend(messages)
+    mailbox.extend(messages)
     return mailbox
 
 
@@ -43,7 +43,7 @@ def test_messages_come_in_their_order() -> None:
 def test_a_selective_take_leaves_the_others_in_their_order() -> None:
     mailbox = filled(1, 2, 3, 2)
     assert mailbox.take(lambda message: message == 2) == 2
-    assert list(mailbox.messages) == [1, 3, 2]
+    assert list(mailbox) == [1, 3, 2]
     assert len(mailbox) == 3
     assert mailbox.take() == 1
 
@@ -51,13 +51,13 @@ def test_a_selective_take_leaves_the_others_in_their_order() -> None:
 def test_nothing_is_looked_at_twice_by_one_receive() -> None:
     mailbox, match = filled(1, 2), Counting(9)
     assert mailbox.take(match) is NOTHING
-    mailbox.messages.append(3)
+    mailbox.append(3)
     assert mailbox.take(match) is NOTHING
     assert mailbox.take(match) is NOTHING
-    mailbox.messages.append(9)
+    mailbox.append(9)
     assert mailbox.take(match) == 9
     assert match.seen == [1, 2, 3, 9]
-    assert list(mailbox.messages) == [1, 2, 3]
+    assert list(mailbox) == [1, 2, 3]
 
 
 def test_a_new_receive_looks_at_everything_again() -> None:
@@ -87,7 +87,7 @@ def test_a_take_without_match_forgets_how_far_it_was_looked() -> None:
     mailbox, match = filled(1, 2), Counting(9)
     mailbox.take(match)
     assert mailbox.take() == 1
-    mailbox.messages.append(9)
+    mailbox.append(9)
     assert mailbox.take(match) == 9
     assert match.seen == [1, 2, 2, 9]
 
@@ -96,11 +96,11 @@ def test_what_is_removed_is_the_first_that_matches() -> None:
     mailbox = filled(1, 2, 3, 2)
     match = Counting(9)
     mailbox.take(match)
-    assert mailbox.remove(lambda message: message == 2) == 2
-    assert list(mailbox.messages) == [1, 3, 2]
+    assert mailbox.take_first(lambda message: message == 2) == 2
+    assert list(mailbox) == [1, 3, 2]
     assert mailbox.take(match) is NOTHING
     assert match.seen[4:] == [1, 3, 2], "the place that was looked at has moved"
-    assert mailbox.remove(lambda message: message == 9) is NOTHING
+    assert mailbox.take_first(lambda message: message == 9) is NOTHING
 
 
 @pytest.mark.parametrize("arriving", [3, 50])
@@ -108,11 +108,11 @@ def test_many_new_messages_are_looked_at_in_order(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(process_module, "_INDEXED_MAX", 10)
     mailbox, match = filled(*range(100)), Counting(-1)
     assert mailbox.take(match) is NOTHING
-    mailbox.messages.extend(range(100, 100 + arriving))
-    mailbox.messages.extend([-1, 7])
+    mailbox.extend(range(100, 100 + arriving))
+    mailbox.extend([-1, 7])
     assert mailbox.take(match) == -1
     assert match.seen == [*range(100 + arriving), -1]
-    assert list(mailbox.messages) == [*range(100 + arriving), 7]
+    assert list(mailbox) == [*range(100 + arriving), 7]
 
 
 @given(
@@ -124,7 +124,7 @@ def test_a_mailbox_gives_what_a_plain_list_would(steps: list[Any]) -> None:
     for step in steps:
         match step:
             case int():
-                mailbox.messages.append(step)
+                mailbox.append(step)
                 model.append(step)
             case ("none", _):
                 assert mailbox.take() == (model.pop(0) if model else NOTHING)
@@ -135,7 +135,7 @@ def test_a_mailbox_gives_what_a_plain_list_would(steps: list[Any]) -> None:
                 if wanted in model:
                     model.remove(wanted)
                 assert mailbox.take(matches[wanted]) == expected
-        assert list(mailbox.messages) == model
+        assert list(mailbox) == model
 
 
 def test_a_link_is_active_until_an_unlink_is_under_way() -> None:

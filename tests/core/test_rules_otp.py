@@ -131,7 +131,7 @@ class Here:
     @staticmethod
     def see(process: Process) -> Any:
         if process.alive:
-            return (a.alive, list(process.mailbox.messages))
+            return (a.alive, list(process.mailbox))
         return (a.ended, process.exit_reason)
 
     def do(self, process: Process, step: Any) -> Any:

@@ -35,8 +35,8 @@ def spawn(signals: Signals, *, trap: bool = False) -> Process:
 
 def inbox(process: Process) -> list[Any]:
     """Take every message out of a mailbox."""
-    messages = list(process.mailbox.messages)
-    process.mailbox.messages.clear()
+    messages = list(process.mailbox)
+    process.mailbox.clear()
     return messages
 
 
@@ -200,7 +200,7 @@ def test_messages_to_nobody_are_dropped(signals: Signals, process: Process) -> N
     signals.receive(PEER, control.Send(FORGED, 1, REMOTE))
     signals.receive(PEER, control.RegSend(REMOTE, a.server, 1))
     signals.receive(PEER, control.AliasSend(REMOTE, signals.identities.next_reference(), 1))
-    assert not process.mailbox.messages
+    assert not process.mailbox
     assert not sent(signals)
 
 
@@ -248,7 +248,7 @@ def test_aliases_end_with_their_process(signals: Signals, process: Process, kind
     signals.end(process, a.normal)
     for alias in aliases:
         signals.deliver_to_alias(alias, 1)
-    assert not process.mailbox.messages
+    assert not process.mailbox
     assert not signals._aliases
     assert not other.watchers
 

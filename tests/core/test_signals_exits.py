@@ -221,8 +221,8 @@ def test_two_that_watch_each_other_end_in_any_order() -> None:
     signals.monitor(second, first.pid)
     signals.end(first, a.boom)
     assert not second.alive
-    assert not first.mailbox.messages
-    assert not second.mailbox.messages
+    assert not first.mailbox
+    assert not second.mailbox
     assert_no_ties(signals)
 
 

@@ -265,7 +265,7 @@ def test_a_link_with_oneself_is_none() -> None:
     signals.unlink(process, process.pid)
     assert not process.links
     signals.end(process, a.boom)
-    assert not process.mailbox.messages
+    assert not process.mailbox
 
 
 def test_a_link_to_a_local_process_that_is_gone() -> None:

@@ -330,7 +330,7 @@ class Cluster(RuleBasedStateMachine):
     def downs(process: Process, reference: Reference) -> int:
         return sum(
             message[0] is a.DOWN and message[1] == reference
-            for message in process.mailbox.messages
+            for message in process.mailbox
             if isinstance(message, tuple)
         )
 

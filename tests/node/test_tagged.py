@@ -140,11 +140,11 @@ def test_a_call_does_not_look_at_the_mailbox(monkeypatch: pytest.MonkeyPatch) ->
 
     async def main() -> None:
         pid = await Server.start()
-        mailbox = current_body().process.mailbox
         for n in range(100):
             send(self(), n)
+        mailbox = current_body().process.mailbox
         watch(type(mailbox), "take", mailbox)
-        watch(type(mailbox), "remove", mailbox)
+        watch(type(mailbox), "take_first", mailbox)
         assert await GenServer.call(pid, 1) == 1
         assert await GenServer.multi_call([self().node], "nobody", 1) == ([], [self().node])
         with pytest.raises(TimeoutError):

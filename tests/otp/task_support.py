@@ -28,7 +28,7 @@ def in_a_node(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
                 process = current_body().process
                 ties = (process.monitors, process.aliases, process.expected, process.links, process.watchers)
                 assert not any(ties), ties
-                assert not process.mailbox.messages, process.mailbox.messages
+                assert not process.mailbox, process.mailbox
 
         asyncio.run(main())
 

@@ -27,12 +27,15 @@ from beamnode import (
     send,
     spawn,
     spawn_link,
+    sync,
     trap_exit,
     whereis,
 )
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.otp import gen
 from beamnode.otp.application import Application, ApplicationError, EnvMissing
+from beamnode.otp.dynamic_supervisor import DynamicSupervisor
+from beamnode.otp.supervisor import Supervisor
 from beamnode.services.console import Console
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -165,6 +168,16 @@ def test_dependencies_start_first_and_each_once() -> None:
     assert stops() == ["shop", "cache", "store"], "the node has stopped them, the last one first"
 
 
+def test_what_runs_is_not_asked_what_it_needs() -> None:
+    async def main() -> None:
+        await Application.ensure_all_started(Cache)
+        await Application.stop(Store)
+        assert await Application.ensure_all_started(Cache) == []
+        assert await Application.ensure_all_started(Shop) == [a.store, a.shop]
+
+    in_a_node(main)
+
+
 def test_starting_twice() -> None:
     async def main() -> None:
         await Application.start(Store)
@@ -258,6 +271,8 @@ def test_an_optional_dependency() -> None:
         assert await Application.ensure_all_started(Choosy) == [a.choosy]
         await Application.stop(Choosy)
         Application.load(Library)
+        await Application.start(Choosy)
+        await Application.stop(Choosy)
         assert await Application.ensure_all_started(Choosy) == [a.library, a.choosy]
 
     in_a_node(main)
@@ -366,6 +381,9 @@ def test_a_temporary_application_that_ends_is_logged(caplog: pytest.LogCaptureFi
         send("store_root", (a.over, a.why))
         await nothing_runs()
         assert NOTES[-1] == ("store", "stop", {"of": "store", "prepared": True})
+        await Application.stop(Store)  # as in OTP, where it is started until that
+        with pytest.raises(ApplicationError, match="not started"):
+            await Application.stop(Store)
         await Application.start(Store)
 
     in_a_node(main)
@@ -532,6 +550,61 @@ def test_the_node_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, caplog
 
     in_a_node(main)
     assert "has not ended within 0.05 s" in caplog.text
+
+
+class Part(GenServer):
+    """Takes a moment to end, and notes it."""
+
+    def init(self, number: int) -> None:
+        trap_exit()
+        self.number = number
+
+    async def terminate(self, reason: Any) -> None:
+        await asyncio.sleep(0.01)
+        NOTES.append((self.number, reason))
+
+
+class Tree(Application):
+    name = "tree"
+
+    async def start(self, kind: Atom, args: Any) -> Pid:
+        children = [{**Part.child_spec(number), "id": number} for number in range(3)]
+        pid = await Supervisor.start_link(children, strategy="one_for_one", name="tree")
+        await DynamicSupervisor.start_child(await DynamicSupervisor.start_link(), (Part, 3))
+        return pid
+
+
+def test_a_tree_ends_in_order_with_its_node() -> None:
+    async def main() -> None:
+        await Application.start(Tree)
+
+    in_a_node(main)
+    assert NOTES[:3] == [(2, a.shutdown), (1, a.shutdown), (0, a.shutdown)]
+
+
+def test_in_a_node_with_a_blocking_face() -> None:
+    console = Paper()
+    carrier = MemoryNetwork().carrier("h")
+    with sync.Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1), console=console):
+        assert sync.in_process(Application.ensure_all_started(Tree)) == [a.tree]
+        assert Application.get_application(sync.whereis("tree")) is a.tree
+        Application.put_env("tree", "height", 5)
+        assert Application.get_env("tree", "height") == 5
+    assert NOTES[:3] == [(2, a.shutdown), (1, a.shutdown), (0, a.shutdown)]
+
+
+def test_a_node_that_was_shut_down_forgets_what_was_loaded() -> None:
+    async def main() -> None:
+        node = a_node()
+        async with node:
+            await Application.start(Store)
+            Application.put_env("store", "size", 6)
+        async with node:
+            assert Application.loaded_applications() == []
+            await Application.start(Store)
+            assert Application.get_env("store", "size") == 5
+
+    asyncio.run(main())
 
 
 # --- The environment --------------------------------------------------------------------------------------------------

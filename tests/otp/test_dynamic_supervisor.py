@@ -23,6 +23,7 @@ from beamnode import (
     Pid,
     ProcessExit,
     StartFailed,
+    StaticPorts,
     Stop,
     UsageError,
     a,
@@ -315,6 +316,40 @@ def test_strange_messages_change_nothing(caplog: pytest.LogCaptureFixture) -> No
     in_a_node(main)
     assert "received unexpected message: Atom('hello')" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_one_of_another_node_of_ours() -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        ports = StaticPorts({"two@h": 1024, "one@h": 1025})
+        one, two = (
+            Node(name, cookie="c", carrier=network.carrier("h"), discovery=ports) for name in ("one@h", "two@h")
+        )
+        async with two, one:
+            ready, done = asyncio.Event(), asyncio.Event()
+
+            async def there() -> None:
+                await DynamicSupervisor.start_link(name="top")
+                ready.set()
+                await done.wait()
+
+            task = asyncio.create_task(two.run_process(there))
+            await ready.wait()
+            top = ("top", "two@h")
+            with pytest.raises(StartFailed) as refused:
+                await DynamicSupervisor.start_child(top, (Worker, 5))
+            assert refused.value.reason[0] is a.undef
+            two.expose(Worker.start_link, module=__name__, name="Worker.start_link")
+            pid = await DynamicSupervisor.start_child(top, (Worker, 5))
+            assert pid.node is two.name
+            assert Worker.starts == [(5,)]
+            with pytest.raises(UsageError, match="keyword arguments do not travel"):
+                await DynamicSupervisor.start_child(top, Worker.child_spec(name="worker"))
+            await DynamicSupervisor.terminate_child(top, pid)
+            done.set()
+            await task
+
+    asyncio.run(main())
 
 
 # --- Restarts ---------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 A case is the flags of a supervisor, specifications and steps. Its children are of some kinds (what they do when they
 are told to end) and have a plan (what their start function gives the first time, the second time, ...). The log has
-every start, every end with its reason and every report, in order; after each step there is the answer, the log so far and
-what `which_children` and `count_children` say.
+every start, every end with its reason and every report, in order; after each step there is the answer, the log so far
+and what `which_children` and `count_children` say.
 
 A step is a call, or some of them in one go: the supervisor is suspended, children end, calls are sent, and it goes on
 with all of that in its mailbox, in the same order here and there. In `erl` there is one scheduler, so that an end is
@@ -168,8 +168,9 @@ see(Sup) ->
     case is_list(Which) andalso lists:keymember(restarting, 2, Which) of
         true -> erlang:yield(), see(Sup);
         false ->
-            Count = try gen_server:call(Sup, count_children, infinity) catch exit:_ -> dead end,
-            {none, Which, Count, take()}
+            Ask = fun(Request) -> try gen_server:call(Sup, Request, infinity) catch exit:_ -> dead end end,
+            Specs = [Ask({get_childspec, Id}) || is_list(Which), {Id, _, _, _} <- Which],
+            {none, Which, {Ask(count_children), Specs}, take()}
     end.
 """
 
@@ -379,18 +380,21 @@ class Here:
 
     async def see(self, supervisor: Pid) -> Any:
         while True:
-            try:
-                which = await GenServer.call(supervisor, a.which_children, None)
-            except ProcessExit:
-                which = a.dead
+            which = await self.ask(supervisor, a.which_children)
             if which is a.dead or all(child[1] is not a.restarting for child in which):
                 break
             await asyncio.sleep(0)
+        count = await self.ask(supervisor, a.count_children)
+        specs = [
+            await self.ask(supervisor, (a.get_childspec, child[0])) for child in ([] if which is a.dead else which)
+        ]
+        return (a.none, which, (count, specs), await self.take())
+
+    async def ask(self, supervisor: Pid, request: Any) -> Any:
         try:
-            count = await GenServer.call(supervisor, a.count_children, None)
+            return await GenServer.call(supervisor, request, None)
         except ProcessExit:
-            count = a.dead
-        return (a.none, which, count, await self.take())
+            return a.dead
 
     async def take(self) -> Any:
         return await GenServer.call(self.collector, a.take)

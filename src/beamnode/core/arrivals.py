@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from beamnode.core.process import Process
+from beamnode.core.process import NO_MAILBOX, Mailbox, Process
 from beamnode.core.signals import Signals
 from beamnode.etf import Atom, Pid, Reference
 from beamnode.wire.control import Record
@@ -46,7 +46,10 @@ class Arrivals:
         if process.expected or process.tells_origin:
             self._signals.deliver_from(self._peer, process, message)
             return
-        process.mailbox.messages.append(message)
+        mailbox = process.mailbox
+        if mailbox is NO_MAILBOX:
+            mailbox = process.mailbox = Mailbox()
+        mailbox.append(message)
         if process.waiting:
             process.waiting = False
             self._signals.ready.append(process)

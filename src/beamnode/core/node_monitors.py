@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from beamnode.core.process import Process
+from beamnode.core.process import NO_TABLE, Process
 from beamnode.core.signals import Signals
 from beamnode.etf import Atom, a
 
@@ -74,6 +74,8 @@ class NodeMonitors:
     def monitor(self, process: Process, node: Atom) -> None:
         """One `{nodedown, node}` when the connection is lost; asked twice, told twice."""
         process.check_alive()
+        if process.node_monitors is NO_TABLE:
+            process.node_monitors = {}
         process.node_monitors[node] = process.node_monitors.get(node, 0) + 1
         self._watching.setdefault(node, {})[process] = None
 

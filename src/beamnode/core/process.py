@@ -25,68 +25,100 @@ _ALIAS: Final = a.alias
 _INDEXED_MAX = 1000  # so many messages from the end are looked at by index, which a deque finds slowly in its middle
 
 
-class Mailbox:
+class Mailbox(deque[Any]):
     """Messages in the order of their arrival, taken from the front or, selectively, from anywhere.
 
     A selective receive that found nothing remembers how far it looked: only what arrives later is looked at by the next
     `take` with the same `match` (Erlang's save pointer). A `match` must not send anything to its own process.
     """
 
-    __slots__ = ("_looked_at", "looked_with", "messages")
+    __slots__ = ("_looked_at", "looked_with")
 
     def __init__(self) -> None:
-        self.messages: deque[Any] = deque()
         self.looked_with: Match | None = None
         self._looked_at = 0
 
-    def __len__(self) -> int:
-        return len(self.messages)
+    def owned_by(self, _process: Process) -> Mailbox:
+        """The mailbox to put something into."""
+        return self
 
     def take(self, match: Match | None = None) -> Any:
         """The first message, or the first for which `match` is true, removed from the mailbox; else NOTHING."""
-        messages = self.messages
         if match is None:
             self.looked_with = None
-            return messages.popleft() if messages else NOTHING
+            return self.popleft() if self else NOTHING
         start = self._looked_at if match is self.looked_with else 0
-        for index, message in self._from(start) if start else enumerate(messages):
+        for index, message in self._from(start) if start else enumerate(self):
             if match(message):
-                del messages[index]
+                del self[index]
                 self.looked_with = None
                 return message
         self.looked_with = match
-        self._looked_at = len(messages)
+        self._looked_at = len(self)
         return NOTHING
 
     def _from(self, start: int) -> Iterable[tuple[int, Any]]:
         """The messages from `start` on, each with its index; `start` is near the end, most of the time."""
-        messages = self.messages
-        if len(messages) - start <= _INDEXED_MAX:
-            return ((index, messages[index]) for index in range(start, len(messages)))
-        return enumerate(islice(messages, start, None), start)
+        if len(self) - start <= _INDEXED_MAX:
+            return ((index, self[index]) for index in range(start, len(self)))
+        return enumerate(islice(self, start, None), start)
 
     def restart(self) -> None:
         """The next `take` looks at every message again: a new receive begins."""
         self.looked_with = None
 
-    def remove(self, match: Match) -> Any:
+    def take_first(self, match: Match) -> Any:
         """Take the first message for which `match` is true, whoever else is receiving; else NOTHING."""
-        for index, message in enumerate(self.messages):
+        for index, message in enumerate(self):
             if match(message):
-                del self.messages[index]
+                del self[index]
                 self.looked_with = None
                 return message
         return NOTHING
 
     def remove_all(self, match: Match) -> list[Any]:
         """Take every message for which `match` is true, in one pass, whoever else is receiving."""
-        removed = [message for message in self.messages if match(message)]
+        removed = [message for message in self if match(message)]
         if removed:
-            kept = [message for message in self.messages if not match(message)]
-            self.messages.clear()
-            self.messages.extend(kept)
+            kept = [message for message in self if not match(message)]
+            self.clear()
+            self.extend(kept)
             self.looked_with = None
         return removed
+
+
+class _NoMailbox(Mailbox):
+    """Stands for the mailbox of every process that was never sent anything."""
+
+    __slots__ = ()
+
+    def owned_by(self, process: Process) -> Mailbox:
+        process.mailbox = Mailbox()
+        return process.mailbox
+
+    def take(self, match: Match | None = None) -> Any:
+        return NOTHING
+
+    def restart(self) -> None:
+        pass
+
+    def append(self, message: Any) -> None:
+        raise TypeError("this mailbox belongs to nobody: put messages into that of `owned_by(process)`")
+
+    appendleft = extend = insert = append  # type: ignore[assignment]
+
+
+class _NoTable(dict[Any, Any]):
+    """Stands for a table of a process that nothing was ever put into; `Process` says how that is done."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError("this table belongs to no process: give the process one of its own first")
+
+    setdefault = update = __setitem__  # type: ignore[assignment]
+
+
+NO_MAILBOX: Final = _NoMailbox()
+NO_TABLE: Final = _NoTable()
 
 
 def reference_in(message: Any) -> Reference | None:
@@ -181,10 +213,20 @@ class AliasKind(Enum):
     REPLY_DEMONITOR = "reply_demonitor"  # with either, and the first message ends the monitor
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
 class Process:
-    """A local process: identity, mailbox, ties. Made by `Signals.spawn`, ended by `Signals.end` only."""
+    """A local process: identity, mailbox, ties. Made by `Signals.spawn`, ended by `Signals.end` only.
+
+    Most processes never need most of their tables, nor, while they wait for their first message, a mailbox: there is
+    `NO_TABLE` and `NO_MAILBOX` until something must be put into one.
+    """
 
     __slots__ = (
+        "_arity",
+        "_call",
         "aliases",
         "body",
         "dictionary",
@@ -192,7 +234,6 @@ class Process:
         "exit_reason",
         "expected",
         "group_leader",
-        "initial_call",
         "links",
         "mailbox",
         "monitors",
@@ -206,19 +247,20 @@ class Process:
         "watchers",
     )
 
-    def __init__(self, pid: Pid, group_leader: Pid | None, initial_call: Any) -> None:
+    def __init__(self, pid: Pid, group_leader: Pid | None, initial_call: Any, arity: int = 0) -> None:
         self.pid = pid
-        self.mailbox = Mailbox()
-        self.expected: dict[Reference, Slot] = {}  # messages that do not go to the mailbox
-        self.links: dict[Pid, Link] = {}
-        self.monitors: dict[Reference, Monitor] = {}
-        self.watchers: dict[Reference, Watcher] = {}
-        self.aliases: dict[Reference, AliasKind] = {}
-        self.node_monitors: dict[Atom, int] = {}  # how many times each; kept by core.node_monitors
+        self.mailbox: Mailbox = NO_MAILBOX
+        self.expected: dict[Reference, Slot] = NO_TABLE  # messages that do not go to the mailbox
+        self.links: dict[Pid, Link] = NO_TABLE
+        self.monitors: dict[Reference, Monitor] = NO_TABLE
+        self.watchers: dict[Reference, Watcher] = NO_TABLE
+        self.aliases: dict[Reference, AliasKind] = NO_TABLE
+        self.node_monitors: dict[Atom, int] = NO_TABLE  # how many times each; kept by core.node_monitors
         self.name: Atom | None = None
         self.trap_exit = False
         self.group_leader = group_leader
-        self.initial_call = initial_call
+        self._call = initial_call
+        self._arity = arity
         self.parent: Pid | None = None
         self.exit_reason: Any = NOTHING
         self.waiting = False  # the body waits for a message: whoever delivers one puts the process in `Signals.ready`
@@ -230,6 +272,40 @@ class Process:
     @property
     def alive(self) -> bool:
         return self.exit_reason is NOTHING
+
+    def add_link(self, pid: Pid) -> None:
+        links = self.links
+        if links is NO_TABLE:
+            links = self.links = {}
+        links[pid] = Link()
+
+    def add_monitor(self, reference: Reference, monitor: Monitor) -> None:
+        monitors = self.monitors
+        if monitors is NO_TABLE:
+            monitors = self.monitors = {}
+        monitors[reference] = monitor
+
+    def add_watcher(self, reference: Reference, watcher: Watcher) -> None:
+        watchers = self.watchers
+        if watchers is NO_TABLE:
+            watchers = self.watchers = {}
+        watchers[reference] = watcher
+
+    def add_slot(self, reference: Reference) -> Slot:
+        expected = self.expected
+        if expected is NO_TABLE:
+            expected = self.expected = {}
+        slot = expected[reference] = Slot()
+        return slot
+
+    @property
+    def initial_call(self) -> Any:
+        """`{Module, Function, Arity}` of what it runs; of a Python function these are made when they are asked for."""
+        call = self._call
+        if callable(call):
+            module = getattr(call, "__module__", None) or "python"
+            self._call = call = (Atom(module), Atom(name_of(call)), self._arity)
+        return call
 
     def check_alive(self) -> None:
         """Raise ProcessExit, its own, where code of an ended process goes on and would tie it to something."""

@@ -22,7 +22,19 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.core.identity import Identities
-from beamnode.core.process import NOTHING, AliasKind, Link, Monitor, Origin, Process, Slot, Watcher, reference_in
+from beamnode.core.process import (
+    NO_MAILBOX,
+    NO_TABLE,
+    NOTHING,
+    AliasKind,
+    Link,
+    Mailbox,
+    Monitor,
+    Origin,
+    Process,
+    Watcher,
+    reference_in,
+)
 from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.wire import control
@@ -108,9 +120,11 @@ class Signals:
 
     # --- Birth and names ----------------------------------------------------------------------------------------------
 
-    def spawn(self, *, group_leader: Pid | None, initial_call: Any, parent: Pid | None = None) -> Process:
-        """A new process; the driver gives it a body."""
-        process = Process(self.identities.next_pid(), group_leader, initial_call)
+    def spawn(
+        self, initial_call: Any, arity: int = 0, *, group_leader: Pid | None = None, parent: Pid | None = None
+    ) -> Process:
+        """A new process; the driver gives it a body. `initial_call`: as a term, or a function that takes `arity`."""
+        process = Process(self.identities.next_pid(), group_leader, initial_call, arity)
         process.parent = parent
         self._processes[_key(process.pid)] = process
         return process
@@ -140,7 +154,10 @@ class Signals:
         """Put `message` in the mailbox of a living process, or where it is expected."""
         if process.expected and self._fill_slot(process, message):
             return
-        process.mailbox.messages.append(message)
+        mailbox = process.mailbox
+        if mailbox is NO_MAILBOX:
+            mailbox = process.mailbox = Mailbox()
+        mailbox.append(message)
         if process.waiting:
             process.waiting = False
             self.ready.append(process)
@@ -206,8 +223,8 @@ class Signals:
             return
         other = self.lookup(pid)
         if other is not None:
-            process.links[pid] = Link()
-            other.links[process.pid] = Link()
+            process.add_link(pid)
+            other.add_link(process.pid)
         elif process.trap_exit:
             self.deliver(process, (a.EXIT, pid, a.noproc))
         else:
@@ -231,7 +248,7 @@ class Signals:
     def add_remote_link(self, process: Process, remote: Pid) -> None:
         """A link that the other side has. An entry that waits for its unlink's acknowledgement stays as it is."""
         if remote not in process.links:
-            process.links[remote] = Link()
+            process.add_link(remote)
             self._ties_with(remote.node).links[process.pid, remote] = process
 
     def _drop_link(self, process: Process, remote: Pid) -> None:
@@ -287,8 +304,9 @@ class Signals:
         if alias is not None:
             self._add_alias(process, reference, alias)
         if expected:
-            process.expected[reference] = Slot()
-        entry = process.monitors[reference] = Monitor(watched, node, tag)
+            process.add_slot(reference)
+        entry = Monitor(watched, node, tag)
+        process.add_monitor(reference, entry)
         if node is not self.node:
             self._ties_with(node).monitors[reference] = process
             self.outgoing.append((node, control.MonitorP(process.pid, watched, reference)))
@@ -296,7 +314,7 @@ class Signals:
         if other is None:
             self._tell_down(process, reference, a.noproc)
         else:
-            other.watchers[reference] = Watcher(process.pid, watched)
+            other.add_watcher(reference, Watcher(process.pid, watched))
             entry.watched = other
         return reference
 
@@ -308,14 +326,14 @@ class Signals:
             self._forget_monitor(process, reference, entry)
         slot = process.expected.pop(reference, None) if flush else None
         if flush and entry is None and slot is None:  # one that was still there has left no message
-            process.mailbox.remove(
+            process.mailbox.take_first(
                 lambda message: type(message) is tuple and len(message) == 5 and message[1] == reference
             )
         return entry is not None
 
     def add_remote_monitor(self, process: Process, reference: Reference, pid: Pid) -> None:
         """A monitor that the other side has made already (a spawn with `monitor`)."""
-        process.monitors[reference] = Monitor(pid, pid.node, a.DOWN)
+        process.add_monitor(reference, Monitor(pid, pid.node, a.DOWN))
         self._ties_with(pid.node).monitors[reference] = process
 
     def add_remote_watcher(self, process: Process, reference: Reference, pid: Pid) -> None:
@@ -328,7 +346,7 @@ class Signals:
         if before is not process:  # a peer must not use a reference twice; if it does, the later one counts
             del before.watchers[reference]
             ties.watchers[reference] = process
-        process.watchers[reference] = watcher
+        process.add_watcher(reference, watcher)
 
     def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
         """Tell the watched side that the monitor is gone."""
@@ -434,6 +452,8 @@ class Signals:
         return True
 
     def _add_alias(self, process: Process, reference: Reference, kind: AliasKind) -> None:
+        if process.aliases is NO_TABLE:
+            process.aliases = {}
         process.aliases[reference] = kind
         self._aliases[reference] = process
 

@@ -1,5 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""`receive` in C: what `functions.receive` and `LoopBody.receive` do, faster, for a message that is there already."""
+"""Processes on the loop, in C: `receive`, and the tasks that run them.
+
+`receive` does what `functions.receive` and `LoopBody.receive` do, faster, for a message that is there already.
+"""
 
 import asyncio
 import warnings
@@ -41,13 +44,15 @@ cdef extern from *:
     """
     void bn_fill_slots(object, void *)
     int bn_send(object, PyObject **) except -1
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
     unsigned long PyThread_get_thread_ident()
     void Py_DECREF(PyObject *)
 
-__all__ = ["Waiter", "receive"]
+__all__ = ["Runner", "Task", "Waiter", "receive"]
 
 cdef object _nothing = NOTHING
 cdef object _current = current
@@ -70,6 +75,7 @@ cdef class Waiter:
     cdef object _callback
     cdef object _context
     cdef object _cancelled
+    cdef Task _task  # who waits, if it is one of ours: then there is no callback
     cdef public bint _asyncio_future_blocking
 
     def __init__(self, loop):
@@ -81,6 +87,14 @@ cdef class Waiter:
 
     def wake(self, bint at_once=False):
         """Let the task go on; nothing if it has been woken."""
+        task = self._task
+        if task is not None:
+            self._task = None
+            if at_once:
+                task.step(None)
+            else:
+                task._runner.add(task)
+            return
         callback = self._callback
         if callback is None:
             return
@@ -98,7 +112,7 @@ cdef class Waiter:
         self._context = context
 
     def cancel(self, msg=None):
-        if self._callback is None:
+        if self._callback is None and self._task is None:
             return False
         self._cancelled = _cancelled_error() if msg is None else _cancelled_error(msg)
         self.wake()
@@ -109,6 +123,9 @@ cdef class Waiter:
         if cancelled is not None:
             self._cancelled = None
             raise cancelled
+
+
+include "_kernel_task.pxi"
 
 
 cdef enum:
@@ -153,17 +170,21 @@ cdef class Receive:
         if process.exit_reason is not _nothing:
             raise ProcessExit(process.exit_reason)
         mailbox = process.mailbox
-        messages = mailbox.messages
-        if not messages:
+        if not mailbox:
             return _nothing
         mailbox.looked_with = None
-        return messages.popleft()
+        return mailbox.popleft()
 
     cdef object wait(self):
-        """What a task is given to wait with."""
-        cdef Waiter waiter = self.body.waiter
-        self.body.waits = self.body.process.waiting = True
+        """What a task is given to wait with: the process's own is given itself."""
+        cdef Waiter waiter
+        body = self.body
+        body.waits = body.process.waiting = True
         self.state = WAITING
+        task = body.task
+        if type(task) is Task and (<Task>task)._steps:
+            return task
+        waiter = body.waiter
         waiter._asyncio_future_blocking = True
         return waiter
 

@@ -12,7 +12,9 @@ from beamnode.node.body import LoopBody
 from beamnode.node.current import current
 
 if TYPE_CHECKING:
+    from beamnode.core.process import Process
     from beamnode.node.node import Node
+    from beamnode.node.runtime import Runtime
 
 
 class GuestBody(LoopBody):
@@ -21,7 +23,11 @@ class GuestBody(LoopBody):
     It cannot be stopped from outside; after its process has ended, its next call raises ProcessExit.
     """
 
-    thread: threading.Thread | None = None  # for who asks where it is
+    __slots__ = ("thread",)
+
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        super().__init__(runtime, process)
+        self.thread: threading.Thread | None = None  # for who asks where it is
 
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""

@@ -46,6 +46,8 @@ class Output(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
+    __slots__ = ("output", "process", "runtime")
+
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
@@ -72,6 +74,12 @@ class Body(ABC):
         if not self.process.alive:
             raise ProcessExit(self.process.exit_reason)
 
+    def ended(self, error: BaseException | None) -> None:
+        """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""
+        if error is not None and error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        self.finish(error)
+
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
         if self.output is not None:
@@ -95,11 +103,13 @@ class Body(ABC):
 class LoopBody(Body):
     """A body whose code runs on the event loop."""
 
+    __slots__ = ("_waiter", "taken", "task", "waits")
+
     on_loop = True
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
-        self.waiter = Waiter(runtime.loop)
+        self._waiter: Waiter | None = None
         self.waits = False  # whether a task is in `receive`
         self.taken = 0  # without waiting, since it waited last
         self.task: asyncio.Task[Any] | None = None
@@ -108,14 +118,23 @@ class LoopBody(Body):
     def code_end(self) -> asyncio.Future[Any] | None:
         return self.task
 
+    @property
+    def waiter(self) -> Waiter:
+        """What its task, or another one in its name, waits with."""
+        if self._waiter is None:
+            self._waiter = Waiter(self.runtime.loop)
+        return self._waiter
+
     def wake(self, at_once: bool = False) -> None:
-        self.waiter.wake(at_once)
+        if self._waiter is not None:
+            self._waiter.wake(at_once)
 
     def stop(self) -> None:
         task = self.task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
-        self.waiter.wake()  # another task or thread that waits in the name of the process
+        if self._waiter is not None:
+            self._waiter.wake()  # another task or thread that waits in the name of the process
 
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
@@ -161,10 +180,20 @@ class LoopBody(Body):
 class CoroutineBody(LoopBody):
     """A spawned `async def`."""
 
+    __slots__ = ()
+
     def start(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        if self.runtime.runner is not None:
+            self.task = self.runtime.runner.start(self, function, args)
+            return
         context = contextvars.copy_context()
         context.run(current.set, self)
         self.task = self.runtime.loop.create_task(self._run(function, args), context=context)
+
+    def wake(self, at_once: bool = False) -> None:
+        task: Any = self.task
+        if self.runtime.runner is None or not task.resume(at_once):
+            super().wake(at_once)
 
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None
@@ -176,13 +205,15 @@ class CoroutineBody(LoopBody):
         except (Exception, SystemExit) as failure:
             error = failure  # `sys.exit()` ends the process, not the node
         except BaseException as failure:
-            self.finish(failure)
+            self.ended(failure)
             raise
-        self.finish(error)
+        self.ended(error)
 
 
 class BlockBody(LoopBody):
     """The body of `async with Node(...)`: user code that runs in a task which is not ours."""
+
+    __slots__ = ("_stopped",)
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
@@ -197,7 +228,8 @@ class BlockBody(LoopBody):
         if task is not None and not task.done() and task is not asyncio.current_task():
             self._stopped = True
             task.cancel()
-        self.waiter.wake()
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def take_stop(self) -> bool:
         """Whether the block was stopped from outside, and the task's cancellation was ours: it is taken back."""
@@ -208,6 +240,8 @@ class BlockBody(LoopBody):
 
 class ThreadBody(Body):
     """A spawned plain `def`, in a thread of its own. It cannot be killed; its next call here raises ProcessExit."""
+
+    __slots__ = ("_returned", "_waiter", "thread")
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         super().__init__(runtime, process)
@@ -236,7 +270,7 @@ class ThreadBody(Body):
         except BaseException as failure:
             error = failure
         try:
-            self.runtime.loop.call_soon_threadsafe(self.finish, error)
+            self.runtime.loop.call_soon_threadsafe(self.ended, error)
         except RuntimeError:
             log.debug("%r returned after its loop was closed", self.process)
 

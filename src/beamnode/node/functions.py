@@ -17,7 +17,7 @@ from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node.body import LoopBody, ThreadBody, body_of
+from beamnode.node.body import Body, LoopBody, ThreadBody
 from beamnode.node.current import current, current_body
 from beamnode.node.introspection import info_of
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
@@ -84,14 +84,12 @@ def receive_blocking(match: Match | None = None, *, timeout: float | None = None
 
 def spawn(function: Callable[..., Any], *args: Any) -> Pid:
     """Start a process of this node that runs `function(*args)`: on the loop if it is `async def`, else in a thread."""
-    body = current_body()
-    return _spawn(body.runtime, body.process, function, args, link=False).pid
+    return _spawn(current_body(), function, args, False)
 
 
 def spawn_link(function: Callable[..., Any], *args: Any) -> Pid:
     """`spawn`, linked to the current process from the start."""
-    body = current_body()
-    return _spawn(body.runtime, body.process, function, args, link=True).pid
+    return _spawn(current_body(), function, args, True)
 
 
 def spawn_monitor(function: Callable[..., Any], *args: Any) -> tuple[Pid, Reference]:
@@ -347,18 +345,19 @@ def send_after(to: Destination, message: Any, seconds: float) -> Timer:
     return timer
 
 
-def _spawn(
-    runtime: Runtime, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], *, link: bool
-) -> Process:
+def _spawn(body: Body, function: Callable[..., Any], args: tuple[Any, ...], link: bool) -> Pid:
+    runtime, parent = body.runtime, body.process
+    if runtime.thread == get_ident():
+        return _spawn_on_loop(runtime, parent, function, args, link).pid
     process: Process = runtime.on_loop(_spawn_on_loop, runtime, parent, function, args, link)
-    return process
+    return process.pid
 
 
 def _spawn_on_loop(
     runtime: Runtime, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], link: bool
 ) -> Process:
-    body_of(parent).check_alive()  # a task that outlived its process starts no new ones
-    return runtime.spawn(function, args, parent=parent, link=link)
+    parent.check_alive()  # a task that outlived its process starts no new ones
+    return runtime.spawn(function, args, parent, link)
 
 
 def _act(action: Callable[[Runtime, Process], Any]) -> Any:

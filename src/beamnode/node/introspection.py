@@ -178,7 +178,7 @@ def _memory(process: Process) -> int:
     """
     size = sys.getsizeof
     tables = (process.links, process.monitors, process.watchers, process.aliases, process.expected)
-    total = size(process) + size(process.mailbox) + size(process.mailbox.messages) + sum(map(size, tables))
+    total = size(process) + size(process.mailbox) + sum(map(size, tables))
     total += 0 if process.dictionary is None else size(process.dictionary)
     body = process.body
     task = getattr(body, "task", None)
@@ -211,7 +211,7 @@ _FURTHER: Final[dict[str, _Item]] = {
     "current_stacktrace": lambda process, _: stack_of_process(process),
     "current_location": lambda process, _: next(iter(stack_of_process(process)), None),
     "memory": lambda process, _: _memory(process),
-    "messages": lambda process, _: list(process.mailbox.messages),
+    "messages": lambda process, _: list(process.mailbox),
 }
 
 ITEMS: Final = {**_USUAL, **_FURTHER}

@@ -17,7 +17,7 @@ from beamnode.carriers.tcp import Tcp
 from beamnode.core.connections import AutoConnect, NodesKind
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import Subscription
-from beamnode.core.process import Process
+from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
@@ -36,7 +36,7 @@ from beamnode.node.exposed import (
 )
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
-from beamnode.node.runtime import Runtime, call_name, to_atom
+from beamnode.node.runtime import Runtime, to_atom
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
 
@@ -366,9 +366,9 @@ class Node:
                 async with asyncio.timeout(seconds):
                     await runtime.run_process(function)
             except TimeoutError:
-                log.warning("%s has not ended within %s s: node %s goes on", call_name(function), seconds, self._name)
+                log.warning("%s has not ended within %s s: node %s goes on", name_of(function), seconds, self._name)
             except Exception:
-                log.exception("%s failed as node %s shut down", call_name(function), self._name)
+                log.exception("%s failed as node %s shut down", name_of(function), self._name)
 
     async def _end_processes(self) -> None:
         """End every process but the services, and wait (a while) for their code to end."""
@@ -565,6 +565,7 @@ class Node:
                 await self.stop()
             finally:
                 await self._end_processes()  # what peers started meanwhile
+                self._runtime.tables.clear()
 
     @overload
     def expose(

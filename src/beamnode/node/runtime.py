@@ -16,6 +16,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from beamnode.core.identity import Identities
@@ -28,7 +29,7 @@ from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
-from beamnode.node.waiting import Waiter
+from beamnode.node.waiting import Waiter, make_runner
 from beamnode.wire import control
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Runtime:
         self._in_turn = False
         self._runs_woken = False  # whether nothing runs that a woken process would interrupt
         self._unwritten: list[Session] = []
+        self.runner = make_runner(loop)
         self.spawner: Spawner | None = None  # the node's, which knows what peers may run here
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
@@ -231,9 +233,9 @@ class Runtime:
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        *,
         parent: Process | None = None,
         link: bool = False,
+        *,
         name: Atom | None = None,
         dictionary: dict[Any, Any] | None = None,
     ) -> Process:
@@ -242,12 +244,11 @@ class Runtime:
             if inspect.iscoroutine(function):
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
-        leader = None if parent is None else parent.group_leader
-        initial_call = (Atom(getattr(function, "__module__", None) or "python"), call_name(function), len(args))
-        process = self.signals.spawn(
-            group_leader=leader, initial_call=initial_call, parent=None if parent is None else parent.pid
-        )
+        process = self.signals.spawn(initial_call=function, arity=len(args))
         process.dictionary = dictionary
+        if parent is not None:
+            process.parent = parent.pid
+            process.group_leader = parent.group_leader
         try:
             if name is not None:
                 self.signals.register(name, process)
@@ -293,7 +294,7 @@ class Runtime:
             self.end(process, a.kill)
 
     def start_body(self, process: Process, function: Callable[..., Any], args: tuple[Any, ...]) -> Body:
-        if inspect.iscoroutinefunction(function):
+        if _is_coroutine_function(function):
             body = CoroutineBody(self, process)
             body.start(function, args)
             return body
@@ -411,8 +412,11 @@ class Runtime:
             self.flush()
 
 
-def call_name(function: Callable[..., Any]) -> Atom:
-    return Atom(getattr(function, "__qualname__", None) or type(function).__name__)
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """`inspect.iscoroutinefunction`, quicker for a plain `async def`."""
+    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function)
 
 
 def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:

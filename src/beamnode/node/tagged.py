@@ -31,14 +31,14 @@ def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Cor
 
 async def _receive_tagged(body: Body, reference: Reference, timeout: float | None) -> Any:
     body.check_alive()
-    process, mailbox = body.process, body.process.mailbox
+    process = body.process
     slot = process.expected.get(reference)
     lent = slot is None
     if slot is None:
-        message = mailbox.remove(lambda got: reference_in(got) == reference)
+        message = process.mailbox.take_first(lambda got: reference_in(got) == reference)
         if message is not NOTHING:
             return message.message if type(message) is Origin else message
-        slot = process.expected[reference] = Slot()
+        slot = process.add_slot(reference)
     elif slot.waiter is not None:
         raise UsageError(f"another task of {process.pid!r} waits for the same answer already")
     try:
@@ -53,7 +53,8 @@ async def _receive_tagged(body: Body, reference: Reference, timeout: float | Non
         if lent:
             there = process.expected.pop(reference, None)  # `demonitor` with `flush` may have taken it away
             if there is not None and slot.message is not NOTHING:  # it came with the cancellation: for who asks next
-                mailbox.messages.appendleft(slot.message)
+                mailbox = process.mailbox.owned_by(process)
+                mailbox.appendleft(slot.message)
                 mailbox.restart()
                 body.wake()  # who is in `receive` has not seen it
 
@@ -83,7 +84,7 @@ class TaggedMessages:
             raise UsageError(f"another task of {process.pid!r} waits for one of the same answers already")
         self._take_from_mailbox()
         for reference in self._references.difference(reference for reference, _ in self._there):
-            slot = process.expected[reference] = self._slots[reference] = Slot()
+            slot = self._slots[reference] = process.add_slot(reference)
             slot.waiter = self._waiter
         return self
 
@@ -112,8 +113,9 @@ class TaggedMessages:
             if process.expected.get(reference) is slot:
                 del process.expected[reference]
         if self._there:
-            process.mailbox.messages.extendleft(message for _, message in reversed(self._there))
-            process.mailbox.restart()
+            mailbox = process.mailbox.owned_by(process)
+            mailbox.extendleft(message for _, message in reversed(self._there))
+            mailbox.restart()
             self._body.wake()  # who is in `receive` has not seen them
 
     def _take_from_mailbox(self) -> None:
@@ -121,7 +123,7 @@ class TaggedMessages:
         mailbox = self._body.process.mailbox
         left = set(self._references)
         kept = []
-        for message in mailbox.messages:
+        for message in mailbox:
             reference = reference_in(message)
             if reference is None or reference not in left:
                 kept.append(message)
@@ -129,8 +131,8 @@ class TaggedMessages:
             left.discard(reference)
             self._there.append((reference, message.message if type(message) is Origin else message))
         if self._there:
-            mailbox.messages.clear()
-            mailbox.messages.extend(kept)
+            mailbox.clear()
+            mailbox.extend(kept)
             mailbox.restart()
 
     def _take_filled(self) -> bool:

@@ -1,13 +1,19 @@
-"""How a task waits for what the loop of its node brings, in Python; the compiled `Waiter` does the same, faster."""
+"""How a task waits for what the loop of its node brings, in Python; the compiled `Waiter` does the same, faster.
+
+Where there is the compiled one, there also is a `Runner`, whose tasks run processes; else they run in asyncio's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from beamnode.etf.environment import compiled
+
+if TYPE_CHECKING:
+    from beamnode.node.body import Body
 
 
 class Waiter:
@@ -64,5 +70,18 @@ class Waiter:
             raise cancelled
 
 
+class Runner(Protocol):
+    """What makes the tasks of processes, one for a loop."""
+
+    def start(self, body: Body, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Task[Any]:
+        """A task that runs `await function(*args)`, in a context of its own, and then calls `body.finish`."""
+
+
+def make_runner(_loop: asyncio.AbstractEventLoop) -> Runner | None:
+    """None: there is none in Python."""
+    return None
+
+
 if not TYPE_CHECKING and (_kernel := compiled("beamnode.node._kernel")) is not None:
     Waiter = _kernel.Waiter
+    make_runner = _kernel.Runner

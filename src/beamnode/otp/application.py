@@ -18,6 +18,7 @@ the last one started first.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -29,7 +30,6 @@ from beamnode.otp.application_controller import (
     CONTROLLER,
     KINDS,
     ApplicationError,
-    IsRunning,
     Start,
     StopIt,
     Tables,
@@ -75,18 +75,22 @@ class _Functions(type):
     ) -> list[Atom]:
         """Start applications and whatever they need, one after the other; those that it started, in that order.
 
+        Of what runs already it is not asked what it needs.
+
         Errors: ApplicationError, after which those that it had started are stopped again.
         """
         kind = _kind(type)
+        running = {name for name, _, _ in await cls.started_applications(None)}
         started: list[Atom] = []
         try:
             for application in _several(applications):
-                for name in _in_order(cls.ensure_loaded(application)):
-                    if not await _control(IsRunning(name)) and await _start_unless_running(name, kind):
+                for name in _in_order(cls.ensure_loaded(application), running):
+                    if await _start_unless_running(name, kind):
                         started.append(name)
         except BaseException:
             for name in reversed(started):
-                await cls.stop(name)
+                with contextlib.suppress(ApplicationError):  # it has ended meanwhile
+                    await cls.stop(name)
             raise
         return started
 
@@ -270,14 +274,14 @@ def _not_loaded(name: Atom, needed_by: Atom | None = None) -> ApplicationError:
     )
 
 
-def _in_order(name: Atom) -> list[Atom]:
-    """What an application needs, deepest first, and itself last. Errors: ApplicationError."""
+def _in_order(name: Atom, running: set[Atom]) -> list[Atom]:
+    """What an application needs and does not run, deepest first, and itself last. Errors: ApplicationError."""
     loaded = tables().loaded
     order: list[Atom] = []
     path: list[Atom] = []
 
     def visit(name: Atom) -> None:
-        if name in order:
+        if name in order or name in running:
             return
         if name in path:
             circle = [*path[path.index(name) :], name]

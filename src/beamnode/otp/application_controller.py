@@ -78,11 +78,6 @@ class StopIt:
 
 
 @dataclass(frozen=True, slots=True)
-class IsRunning:
-    name: Atom
-
-
-@dataclass(frozen=True, slots=True)
 class Unload:
     name: Atom
 
@@ -130,7 +125,9 @@ class Controller(Handlers):
         if (user := whereis("user")) is not None:
             group_leader(user, own_pid())  # not that of whoever happened to come first
         self._tables = tables()
+        self._tables.masters.clear()  # of one before, which was killed: they are ending
         self._entries: dict[Atom, _Entry] = {}  # in the order of their starts
+        self._ended: set[Atom] = set()  # by themselves: may be stopped, as if they still ran
         self._closing: list[gen.From] = []
         before_shut_down(stop_all, SHUT_DOWN_SECONDS)
 
@@ -146,8 +143,6 @@ class Controller(Handlers):
                 return self._start(request, sender)
             case StopIt(name):
                 return self._stop(name, sender)
-            case IsRunning(name):
-                return name in self._entries and self._entries[name].running
             case Unload(name):
                 return self._unload(name)
             case _StopAll():
@@ -210,8 +205,7 @@ class Controller(Handlers):
         optional = {_name(each) for each in application.optional_applications}
         for needed in map(_name, application.applications):
             entry = self._entries.get(needed)
-            running = entry is not None and entry.running and not entry.stopping
-            if not running and not (needed in optional and needed not in self._tables.loaded):
+            if needed not in optional and (entry is None or not entry.running or entry.stopping):
                 return needed
         return None
 
@@ -220,6 +214,7 @@ class Controller(Handlers):
         if entry is None:  # it has ended since
             return
         self._entries[name] = entry  # the last one
+        self._ended.discard(name)
         entry.running = True
         log.info("application %s is started (%s)", name, entry.kind)
         _answer(entry.starting, None)
@@ -230,6 +225,9 @@ class Controller(Handlers):
 
     def _stop(self, name: Atom, sender: gen.From) -> Any:
         entry = self._entries.get(name)
+        if entry is None and name in self._ended:
+            self._ended.discard(name)
+            return None
         if entry is None:
             return ApplicationError(f"{name} is not started", (a.not_started, name))
         if not entry.running:  # OTP says not_started, and lets it go on starting
@@ -269,6 +267,7 @@ class Controller(Handlers):
             _answer(entry.stopping, None)
         elif entry.kind is a.temporary or (entry.kind is a.transient and reason is a.normal):
             log.warning("application %s (%s) has ended: %s", name, entry.kind, shown(reason))
+            self._ended.add(name)
         else:
             self._give_up(name, entry, (a.application_terminated, name, reason))
         self._go_on(entry)

@@ -181,7 +181,16 @@ class _Given:
 
 
 def as_term(spec: ChildSpec) -> tuple[Any, ...]:
-    """The child as Elixir's servers take it: `{{Module, Function, Args}, Restart, Shutdown, Type, Modules}`."""
+    """The child as Elixir's servers take it: `{{Module, Function, Args}, Restart, Shutdown, Type, Modules}`.
+
+    Errors: UsageError for what only this Python process can call.
+    """
+    keywords = getattr(spec.start[0], "keywords", None) if isinstance(spec.start, tuple) else None
+    if keywords:
+        raise UsageError(
+            f"{', '.join(keywords)}: keyword arguments do not travel; give the supervisor of another node "
+            "the name of a function of its own, {'id': ..., 'start': (Atom(module), Atom(function), [arguments])}"
+        )
     return (start_term(spec.start), spec.restart, spec.shutdown_term(), spec.type, spec.modules)
 
 

@@ -136,4 +136,4 @@ async def stop(server: names.Server, reason: Any = a.normal, timeout: float | No
 def _drop_exit_message(pid: Pid) -> None:
     """A starter that traps exits learns of the failure from `start`; its EXIT message would tell it twice."""
     mailbox = current_body().process.mailbox
-    mailbox.remove(lambda got: isinstance(got, tuple) and len(got) == 3 and got[:2] == (a.EXIT, pid))
+    mailbox.take_first(lambda got: isinstance(got, tuple) and len(got) == 3 and got[:2] == (a.EXIT, pid))

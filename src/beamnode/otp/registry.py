@@ -295,7 +295,7 @@ class _Keeper(Handlers):
             self._tell((a.unregister, self._name, key, process.pid))
 
     def count(self) -> int:
-        for message in tuple(self._process.mailbox.messages):  # of ends that it has not come to yet
+        for message in tuple(self._process.mailbox):  # of ends that it has not come to yet
             self._note_end(message)
         return len(self.table)
 

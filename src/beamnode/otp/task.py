@@ -15,7 +15,6 @@ it, its owner, and only that may await it. Times are seconds, None is for ever.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -144,9 +143,7 @@ class Task(Supervised, restart="temporary"):
         that is a TimeoutError or, with `on_timeout="kill_task"`, `(a.exit, a.timeout)`. When the loop over the stream
         is left, the tasks that still run are killed.
         """
-        options = task_stream.Options(
-            max_concurrency or os.cpu_count() or 1, ordered, timeout, on_timeout, zip_input_on_exit
-        )
+        options = task_stream.Options(max_concurrency, ordered, timeout, on_timeout, zip_input_on_exit)
 
         def work(element: Any) -> task_process.Work:
             return task_process.work_of(function, (element, *args))
@@ -380,7 +377,7 @@ async def _collect(
 def _taken(reference: Reference) -> Any:
     """The message of a task that is in the mailbox, taken out of it; None when there is none."""
     body = current_body()
-    message = body.runtime.on_loop(body.process.mailbox.remove, lambda got: reference_in(got) == reference)
+    message = body.runtime.on_loop(body.process.mailbox.take_first, lambda got: reference_in(got) == reference)
     if type(message) is Origin:
         message = message.message
     return message if type(message) is tuple else None

@@ -183,7 +183,7 @@ async def _invoke(owner: Owner, work: Work, node: Atom, then: Callable[[Any], ob
     refused = refusal(work)
     if refused is not None:
         raise ProcessExit(refused)
-    process.initial_call = process_dictionary()[proc_lib.INITIAL_CALL] = mfa_of(work)
+    process_dictionary()[proc_lib.INITIAL_CALL] = mfa_of(work)
     try:
         result = await _run(work, node)
         if then is not None:
@@ -203,7 +203,7 @@ async def _run(work: Work, node: Atom) -> Any:
         return await run_asked(Asked(node, *work))
     if inspect.iscoroutinefunction(work.function):
         return await work.function(*work.args)
-    worker = Worker(f"beamnode task {self()!r}")
+    worker = Worker(f"beamnode {self()!r}")
     try:
         result = await worker.run(work.function, work.args)
     finally:
@@ -241,11 +241,12 @@ def _end_origins() -> None:
     """The function gets messages as they were sent, also those that came early."""
     process = current_body().process
     process.tells_origin = False
-    messages = process.mailbox.messages
-    plain = [_plain(message) for message in messages]
-    messages.clear()
-    messages.extend(plain)
-    process.mailbox.restart()
+    mailbox = process.mailbox
+    if mailbox:
+        plain = [_plain(message) for message in mailbox]
+        mailbox.clear()
+        mailbox.extend(plain)
+        mailbox.restart()
 
 
 def _plain(message: Any) -> Any:

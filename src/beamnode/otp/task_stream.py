@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ _TIMEOUT: Final = object()
 class Options:
     """How a stream runs its tasks; `Task.async_stream` says what they mean."""
 
-    max_concurrency: int
+    max_concurrency: int | None  # None: as many as there are CPUs
     ordered: bool
     timeout: float | None
     on_timeout: Literal["exit", "kill_task"]
@@ -54,7 +55,7 @@ class Options:
     linked: bool = True  # with the keeper, and so with the reader
 
     def __post_init__(self) -> None:
-        if type(self.max_concurrency) is not int or self.max_concurrency < 1:
+        if self.max_concurrency is not None and (type(self.max_concurrency) is not int or self.max_concurrency < 1):
             raise UsageError(f"max_concurrency is an integer of 1 or more, not {self.max_concurrency!r}")
         if self.on_timeout not in ("exit", "kill_task"):
             raise UsageError(f'on_timeout is "exit" or "kill_task", not {self.on_timeout!r}')
@@ -170,6 +171,7 @@ class _Reader:
     def __init__(self, work: Callable[[Any], Work], start: Start, options: Options, changed: asyncio.Event) -> None:
         self._work = work
         self._options = options
+        self._max_concurrency = options.max_concurrency or os.cpu_count() or 1
         self._changed = changed
         self._body = current_body()
         self._keeper = _Keeper(start, options, self)
@@ -187,7 +189,7 @@ class _Reader:
 
     @property
     def has_room(self) -> bool:
-        return len(self._elements) < self._options.max_concurrency
+        return len(self._elements) < self._max_concurrency
 
     @property
     def is_idle(self) -> bool:

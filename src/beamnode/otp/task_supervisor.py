@@ -12,21 +12,22 @@ a supervisor is asked of ours in the same words. Source: Elixir's Task.Superviso
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import link, trap_exit
+from beamnode.node import link
 from beamnode.node import self as own_pid
-from beamnode.otp import names, server_loop, supervision, task_process, task_stream
-from beamnode.otp.child_specs import ChildSpec, Start, Supervised
+from beamnode.otp import child_specs, names, server_loop, supervision, task_process, task_stream
+from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start, Supervised
+from beamnode.otp.dynamic_server import DynamicServer
+from beamnode.otp.dynamic_supervisor import DynamicSetup, DynamicSupervisor
 from beamnode.otp.gen import From
 from beamnode.otp.gen_server import GenServer
-from beamnode.otp.handlers import Handlers, Stop
-from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS, Child, Intensity
+from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS
 from beamnode.otp.supervisor import SupervisorError
 from beamnode.otp.task import AWAIT_SECONDS, SHUTDOWN_SECONDS, Task
 from beamnode.otp.task_process import Call, Owner, Work
@@ -35,8 +36,10 @@ from beamnode.otp.task_stream import Outcome
 Shutdown: TypeAlias = float | Literal["brutal_kill"] | None
 Restart: TypeAlias = Literal["temporary", "transient", "permanent"]
 
-_MODULES: Final = [Atom("Elixir.Task.Supervised")]
-_RESTARTS: Final = (a.temporary, a.transient, a.permanent)
+SHUTDOWN_MILLISECONDS: Final = round(SHUTDOWN_SECONDS * 1000)
+
+_SUPERVISOR: Final = Atom("Task.Supervisor")
+_SUPERVISED: Final = Atom("Elixir.Task.Supervised")
 
 
 class TaskSupervisor(Supervised):
@@ -57,10 +60,8 @@ class TaskSupervisor(Supervised):
         At most `max_children` tasks run at a time (None: as many as you like). More than `max_restarts` restarts of
         tasks in `max_seconds` end it. Errors: AlreadyStarted, UsageError.
         """
-        if max_children is not None and (type(max_children) is not int or max_children < 0):
-            raise UsageError(f"max_children is an integer of 0 or more, or None, not {max_children!r}")
-        args = (max_children, Intensity(max_restarts, max_seconds), name)
-        return await server_loop.start(TaskSupervisorServer, args, name, None, link=True)
+        setup = DynamicSupervisor.init(max_children=max_children, max_restarts=max_restarts, max_seconds=max_seconds)
+        return await server_loop.start(TaskSupervisorServer, (setup, name), name, None, link=True)
 
     @classmethod
     def child_spec(cls, **options: Any) -> dict[str, Any]:
@@ -134,8 +135,7 @@ class TaskSupervisor(Supervised):
         """`Task.async_stream` with tasks of a supervisor: of a Python function with `args`, or of a module, a function
         and a list of arguments; each element comes before those. Errors: as `async_` has, when they are asked for.
         """
-        concurrency = max_concurrency or os.cpu_count() or 1
-        options = task_stream.Options(concurrency, ordered, timeout, on_timeout, zip_input_on_exit)
+        options = task_stream.Options(max_concurrency, ordered, timeout, on_timeout, zip_input_on_exit)
         return _stream(supervisor, iterable, function, args, options, shutdown)
 
     @staticmethod
@@ -152,8 +152,7 @@ class TaskSupervisor(Supervised):
         shutdown: Shutdown = SHUTDOWN_SECONDS,
     ) -> AsyncGenerator[Outcome, None]:
         """`async_stream`, not linked: a task that crashes is `(a.exit, reason)`, also where exits are not trapped."""
-        concurrency = max_concurrency or os.cpu_count() or 1
-        options = task_stream.Options(concurrency, ordered, timeout, on_timeout, zip_input_on_exit, linked=False)
+        options = task_stream.Options(max_concurrency, ordered, timeout, on_timeout, zip_input_on_exit, linked=False)
         return _stream(supervisor, iterable, function, args, options, shutdown)
 
     # --- The tasks there are ------------------------------------------------------------------------------------------
@@ -250,114 +249,55 @@ def _shutdown_term(shutdown: Any) -> Any:
 # --- The server -------------------------------------------------------------------------------------------------------
 
 
-class TaskSupervisorServer(Handlers):
-    """What serves; its state are its children, and what peers ask it for is run under the node's policy."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A task that is to be started, in the words of `{start_task, Args, Restart, Shutdown}`."""
 
-    wants_origin = True  # what it starts for peers is theirs, whatever their messages say
+    args: Any
+    restart: Any
+    shutdown: Any
 
-    def init(self, max_children: int | None, intensity: Intensity, name: names.Name | None) -> None:
-        trap_exit(True)
-        self.max_children = max_children
-        self._intensity = intensity
-        self._name = supervision.supervisor_name(name, self.module_name())
-        self._children: dict[Pid, Child] = {}
 
-    def get_state(self) -> Any:
-        return {**super().get_state(), a.children: list(self._children)}
+class _Given:
+    def __init__(self, setup: DynamicSetup) -> None:
+        self.init = lambda: setup
 
-    @classmethod
-    def module_name(cls) -> Atom:
-        return Atom("Task.Supervisor")
+
+class TaskSupervisorServer(DynamicServer):
+    """A dynamic supervisor that also starts tasks: what peers ask for is run under the node's policy."""
+
+    async def init(self, setup: DynamicSetup, name: names.Name | None) -> None:  # type: ignore[override]
+        """`setup` are the options of a dynamic supervisor."""
+        await super().init(lambda: _Given(setup), (), {}, name)
+        self._module = _SUPERVISOR
+        self._name = supervision.supervisor_name(name, _SUPERVISOR)
 
     async def handle_call(self, request: Any, sender: From) -> Any:
         match request:
-            case (a.start_task, list() as args, restart, shutdown):
-                return self._start_task(args, restart, shutdown)
-            case (a.terminate_child, pid):
-                return await self._terminate_child(pid)
-            case a.which_children:
-                return [(a.undefined, pid, a.worker, _MODULES) for pid in self._children]
-            case a.count_children:
-                count = len(self._children)
-                return [(a.specs, count), (a.active, count), (a.supervisors, 0), (a.workers, count)]
-        return (a.error, (a.unknown_request, shown(request).encode()))
+            case (a.start_task, args, restart, shutdown):
+                return await self._start_child(_Asked(args, restart, shutdown))
+        return await super().handle_call(request, sender)
 
-    def handle_cast(self, request: Any) -> None:
-        """As a supervisor of OTP, it does nothing."""
+    def _checked(self, given: Any) -> ChildSpec:
+        if not isinstance(given, _Asked):
+            return super()._checked(given)
+        spec = {
+            a.id: a.undefined,
+            a.start: self._start_of(given.args),
+            a.restart: a.temporary if given.restart is None else given.restart,
+            a.shutdown: SHUTDOWN_MILLISECONDS if given.shutdown is None else given.shutdown,
+            a.modules: [_SUPERVISED],
+        }
+        return child_specs.checked(spec, self.origin)
 
-    def handle_info(self, message: Any) -> None:
-        match message:
-            case (a.EXIT, Pid() as pid, reason):
-                self._child_ended(pid, reason)
-            case _:
-                super().handle_info(message)
-
-    async def terminate(self, reason: Any) -> None:
-        await supervision.end_at_once(self._children.values(), self._name)
-
-    # --- Starting -----------------------------------------------------------------------------------------------------
-
-    def _start_task(self, args: list[Any], restart: Any, shutdown: Any) -> Any:
-        if self.max_children is not None and len(self._children) >= self.max_children:
-            return (a.error, a.max_children)
-        kind = a.temporary if restart is None else restart
-        if kind not in _RESTARTS:
-            return (a.error, (a.invalid_restart_type, restart))
-        seconds = _seconds(SHUTDOWN_SECONDS * 1000 if shutdown is None else shutdown)
-        if seconds is _INVALID:
-            return (a.error, (a.invalid_shutdown, shutdown))
-        start: Start
+    def _start_of(self, args: Any) -> Start:
+        """The function that starts the task. Errors: BadChildSpec."""
         match args:
             case [owner, (a.monitor | a.nomonitor) as watch] if task_process.is_owner(owner):
-                start = (task_process.start_reply, (owner, watch is a.monitor))
+                return task_process.start_reply, (owner, watch is a.monitor)
             case [owner, list() as callers, work] if task_process.is_owner(owner):
                 refused = task_process.refusal(work)
                 if refused is not None:
-                    return (a.error, refused)
-                start = (task_process.start_noreply, (owner, callers, work, self.origin))
-            case _:
-                return (a.error, (a.badarg, shown(args).encode()))
-        return (a.ok, self._run(Child(ChildSpec(a.undefined, start, kind, seconds, a.worker, False, _MODULES))))
-
-    def _run(self, child: Child) -> Pid:
-        function: Any = child.spec.start[0]  # type: ignore[index]
-        pid: Pid = function(*child.spec.start[1])  # type: ignore[index]
-        child.pid = pid
-        self._children[pid] = child
-        return pid
-
-    # --- Ending -------------------------------------------------------------------------------------------------------
-
-    async def _terminate_child(self, pid: Any) -> Any:
-        child = self._children.pop(pid, None) if isinstance(pid, Pid) else None
-        if child is None:
-            return (a.error, a.not_found)
-        await supervision.end(child, self._name)
-        return a.ok
-
-    def _child_ended(self, pid: Pid, reason: Any) -> None:
-        child = self._children.pop(pid, None)
-        if child is None:
-            return
-        restart = child.spec.restart
-        if restart is a.permanent or not supervision.is_orderly(reason):
-            supervision.report(a.child_terminated, self._name, child, reason)
-        child.pid = None
-        if not supervision.to_restart(restart, reason):
-            return
-        if not self._intensity.add():
-            supervision.report(a.shutdown, self._name, child, a.reached_max_restart_intensity)
-            raise Stop(a.shutdown)
-        self._run(child)
-
-
-_INVALID: Final = object()
-
-
-def _seconds(shutdown: Any) -> Any:
-    """How long a child may take to end: seconds, `brutal_kill` or None, of what comes on the wire."""
-    if shutdown is a.infinity:
-        return None
-    if shutdown is a.brutal_kill or type(shutdown) not in (int, float) or shutdown < 0:
-        return shutdown if shutdown is a.brutal_kill else _INVALID
-    return shutdown / 1000
+                    raise BadChildSpec("it cannot run here", refused)
+                return task_process.start_noreply, (owner, callers, work, self.origin)
+        raise BadChildSpec("it is no task", (a.badarg, shown(args).encode()))
