@@ -274,7 +274,13 @@ def test_agents_of_another_node_of_ours() -> None:
     async def main() -> None:
         places = StaticPorts({"two@h": ("h", 1024), "n@h": ("h", 1025)})  # as they are started
         options: dict[str, Any] = {"cookie": "c", "discovery": places, "carrier": MemoryNetwork().carrier("h")}
-        two = Node("two@h", **options)
+        asked: list[Any] = []
+
+        def policy(call: Any) -> str:
+            asked.append((call.node, call.function))
+            return "exposed"
+
+        two = Node("two@h", policy=policy, **options)
         await two.start()
         try:
             async with Node("n@h", **options) as node:
@@ -287,7 +293,15 @@ def test_agents_of_another_node_of_ours() -> None:
 
                 two.runtime.spawn(elsewhere, ())
                 agent = await started
+
+                async def own_call() -> None:
+                    own.set_result(await Agent.get(agent, MODULE, "whole", []))
+
+                own: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
                 await Agent.update(agent, MODULE, "plus", [1])
+                two.runtime.spawn(own_call, ())
+                assert await own == 2
+                assert asked == [(node.name, a.plus), (two.name, a.whole)]  # by who really asks
                 assert await Agent.get_and_update(("there", "two@h"), MODULE, "swap", [7]) == 2
                 with pytest.raises(CallFailed) as failed:
                     await Agent.get(agent, MODULE, "absent", [])
