@@ -360,8 +360,9 @@ def test_a_crash_is_logged_once_with_its_traceback(body: Any, caplog: pytest.Log
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("beamnode.process", logging.ERROR)
     assert f"test_bodies.{body.__name__}/0) crashed: ValueError('wrong')" in record.getMessage()
-    assert isinstance(record.__dict__["error"], ValueError)
-    _, begin, first, *_, last = record.getMessage().splitlines()
+    assert record.exc_info is not None
+    assert record.pathname == __file__
+    _, begin, first, *_, last = logging.Formatter().format(record).splitlines()
     assert begin == "Traceback (most recent call last):"
     assert "test_bodies.py" in first
     assert last.startswith("Links: [Pid<")

@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from beamnode import FixedPort, Node, ProcessExit, a, exit, receive, self, send, spawn, spawn_monitor, trap_exit
@@ -140,6 +142,31 @@ def test_a_cancellation_is_delivered_once_and_can_be_taken_back(kind: str) -> No
         return caught
 
     assert in_a_process(body) == [("why",)] * 4 + [()]
+
+
+def test_anyio_takes_it_for_a_task(kind: str) -> None:
+    """Half of the libraries that a process may want to use stand on anyio, which looks into tasks."""
+
+    async def body() -> Any:
+        me = self()
+
+        async def sub(number: int) -> None:
+            await anyio.sleep(0.001 * number)
+            send(me, number)
+
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(sub, number)
+        with anyio.move_on_after(0.01) as slept:
+            await anyio.sleep(60)
+        heard = [await receive() for _ in range(3)]
+        with anyio.move_on_after(0.01) as received:
+            await receive()
+        with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+            await receive(timeout=60)
+        return heard, slept.cancelled_caught, received.cancelled_caught, await anyio.to_thread.run_sync(lambda: 42)
+
+    assert in_a_process(body) == ([0, 1, 2], True, True, 42)
 
 
 def test_a_cancelled_process_ends_so(kind: str) -> None:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from beamnode.core.bounded_mailbox import BoundedMailbox, WhenFull
 from beamnode.core.identity import Identities
 from beamnode.core.process import (
     NO_MAILBOX,
@@ -66,6 +67,7 @@ class Signals:
         self.ready: list[Process] = []
         self.answered: list[Any] = []  # waiters of slots
         self.ended: list[Process] = []
+        self.crowded: list[BoundedMailbox] = []  # that were full, and want the sender of this message to wait
         self._processes: dict[int, Process] = {}  # by _key(pid)
         self.names: dict[Atom, Process] = {}  # of registered ones; read it
         self._aliases: dict[Reference, Process] = {}
@@ -204,6 +206,19 @@ class Signals:
             self.deliver(process, message)
         else:
             self.deliver_from(node, process, message)
+
+    def limit_mailbox(self, process: Process, limit: int | None, policy: WhenFull) -> None:
+        """From now on its mailbox holds `limit` messages at most; None: as many as come."""
+        before = process.mailbox
+        if limit is None:
+            mailbox = Mailbox()
+        else:
+            ended = (a.mailbox_full, limit)
+            mailbox = BoundedMailbox(limit, policy, process, self.crowded, lambda: self.end(process, ended))
+        mailbox.extend(before)
+        process.mailbox = mailbox
+        if isinstance(before, BoundedMailbox):
+            before.release()
 
     # --- Links --------------------------------------------------------------------------------------------------------
 

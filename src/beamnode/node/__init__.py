@@ -19,6 +19,7 @@ from beamnode.node.functions import (
     exit,
     group_leader,
     is_process_alive,
+    limit_mailbox,
     link,
     monitor,
     process_info,
@@ -29,6 +30,7 @@ from beamnode.node.functions import (
     self,
     send,
     send_after,
+    send_wait,
     spawn,
     spawn_link,
     spawn_monitor,
@@ -42,7 +44,7 @@ from beamnode.node.functions import (
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
-from beamnode.node.reports import error_text, from_users_code, log_crash
+from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -78,23 +80,26 @@ __all__ = [
     "from_users_code",
     "group_leader",
     "is_process_alive",
+    "limit_mailbox",
     "link",
-    "log_crash",
     "monitor",
     "process_dictionary",
     "process_info",
     "processes",
     "reason_of",
+    "reason_text",
     "receive",
     "receive_blocking",
     "receive_tagged",
     "reference_in",
     "register",
     "registered",
+    "report_text",
     "run_asked",
     "self",
     "send",
     "send_after",
+    "send_wait",
     "spawn",
     "spawn_link",
     "spawn_monitor",

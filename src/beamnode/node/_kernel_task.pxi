@@ -78,7 +78,7 @@ cdef class Task:
     cdef public bint _asyncio_future_blocking
     cdef readonly object _loop
     cdef readonly object _coro
-    cdef readonly object _fut_waiter
+    cdef object _awaited
     cdef readonly bint _must_cancel
     cdef Runner _runner
     cdef object _body
@@ -86,7 +86,7 @@ cdef class Task:
     cdef object _function
     cdef object _args
     cdef object _context
-    cdef object _callbacks
+    cdef readonly object _callbacks
     cdef object _exception
     cdef object _cancel_message
     cdef object _name
@@ -94,6 +94,11 @@ cdef class Task:
     cdef bint _steps  # its code runs now
     cdef bint _receives  # it waits in `receive`
     cdef bint _done
+
+    @property
+    def _fut_waiter(self):
+        """What it waits for, under the name that debuggers and anyio look for."""
+        return self if self._receives else self._awaited
 
     def __repr__(self):
         return f"<beamnode Task {'done' if self._done else 'pending'} name={self.get_name()!r} coro={self._coro!r}>"
@@ -103,9 +108,9 @@ cdef class Task:
     cdef int step(self, error) except -1:
         if self._done:
             return 0
-        waiter = self._fut_waiter
+        waiter = self._awaited
         if waiter is not None:
-            self._fut_waiter = None
+            self._awaited = None
             if error is None and type(waiter) is Waiter:
                 error = (<Waiter>waiter)._cancelled
                 (<Waiter>waiter)._cancelled = None
@@ -166,7 +171,7 @@ cdef class Task:
             body.ended(error)
         finally:
             self._done = True
-            self._coro = self._fut_waiter = self._function = self._args = None
+            self._coro = self._awaited = self._function = self._args = None
             _unregister_task(self)
             callbacks, self._callbacks = self._callbacks, None
             for callback, context in callbacks or ():
@@ -204,7 +209,7 @@ cdef class Task:
                 return 0
             yielded._asyncio_future_blocking = False
             yielded.add_done_callback(self.wake, context=self._runner._context)
-        self._fut_waiter = yielded
+        self._awaited = yielded
         if self._must_cancel and yielded.cancel(self._cancel_message):
             self._must_cancel = False
         return 0
@@ -243,7 +248,7 @@ cdef class Task:
         if self._done:
             return False
         self._cancels += 1
-        if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
+        if self._awaited is not None and self._awaited.cancel(msg):
             return True
         self._must_cancel = True
         self._cancel_message = msg

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from beamnode.core.bounded_mailbox import BoundedMailbox
 from beamnode.core.process import NOTHING, Match, Process
 from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
@@ -46,13 +47,14 @@ class Output(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("output", "process", "runtime")
+    __slots__ = ("held_by", "output", "process", "runtime")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime = runtime
         self.process = process
+        self.held_by: BoundedMailbox | None = None  # it has sent to one that is full, and must wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
 
@@ -73,6 +75,23 @@ class Body(ABC):
         """Raise ProcessExit in code that still runs after its process has ended."""
         if not self.process.alive:
             raise ProcessExit(self.process.exit_reason)
+
+    def hold(self, mailbox: BoundedMailbox) -> None:
+        """Let it wait for room in `mailbox` before it receives again."""
+        self.held_by = mailbox
+
+    async def wait_for_room(self) -> None:
+        """Wait while the mailbox that it has sent to is full. Errors: ProcessExit when it has ended meanwhile."""
+        while (mailbox := self.held_by) is not None and not mailbox.has_room:
+            waiter = Waiter(self.runtime.loop)
+            mailbox.waiting.append(waiter.wake)
+            try:
+                await waiter
+            finally:
+                if waiter.wake in mailbox.waiting:
+                    mailbox.waiting.remove(waiter.wake)
+            self.check_alive()
+        self.held_by = None
 
     def ended(self, error: BaseException | None) -> None:
         """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""
@@ -136,9 +155,15 @@ class LoopBody(Body):
         if self._waiter is not None:
             self._waiter.wake()  # another task or thread that waits in the name of the process
 
+    def hold(self, mailbox: BoundedMailbox) -> None:
+        super().hold(mailbox)
+        self.taken = MESSAGES_PER_TURN  # the compiled `receive` leaves the next message to this one
+
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
         process = self.process
+        if self.held_by is not None:
+            await self.wait_for_room()
         if process.exit_reason is not NOTHING:
             raise ProcessExit(process.exit_reason)
         mailbox = process.mailbox

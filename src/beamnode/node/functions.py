@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from threading import get_ident
 from typing import Any
 
+from beamnode.core.bounded_mailbox import WhenFull
 from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, ProcessExit, UsageError
@@ -37,6 +38,9 @@ def send(to: Destination, message: Any) -> Any:
     Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to.
     Within this node the message itself is handed over, not a copy: do not change it afterwards.
 
+    A process of this node whose mailbox is full, and which lets its senders wait (`limit_mailbox`), still gets the
+    message; the current process then waits in its next `receive` or call until there is room (in a thread, here).
+
     Errors: EncodeError for a message that has no term, when it must travel.
     """
     body = current.get() or current_body()
@@ -45,7 +49,35 @@ def send(to: Destination, message: Any) -> Any:
         runtime.send(body.process, to, message)
     else:
         runtime.on_loop(runtime.send, body.process, to, message)
+        if body.held_by is not None:
+            _run_on_loop(runtime, body.wait_for_room())
     return message
+
+
+async def send_wait(to: Destination, message: Any) -> None:
+    """`send`, then wait until a mailbox that was full has room (`limit_mailbox`): for who sends without receiving."""
+    send(to, message)
+    body = current_body()
+    if body.held_by is not None and body.runtime.on_its_loop():
+        await body.wait_for_room()
+
+
+def limit_mailbox(messages: int | None, when_full: WhenFull | str = WhenFull.DROP) -> None:
+    """Let the mailbox of the current process hold so many messages at most; None: as many as come, the default.
+
+    `when_full`: "drop" loses what comes then, and the log says so, once, and how many when there is room again; "exit"
+    ends the process with `(a.mailbox_full, messages)`; "block" takes the message and lets its sender wait: see `send`.
+    Senders on other nodes do not wait for it. Answers of calls have places of their own and do not count.
+
+    Errors: UsageError.
+    """
+    try:
+        policy = WhenFull(when_full)
+    except ValueError:
+        raise UsageError(f"a full mailbox can 'drop', 'exit' or 'block', not {when_full!r}") from None
+    if messages is not None and (not isinstance(messages, int) or isinstance(messages, bool) or messages < 1):
+        raise UsageError(f"a mailbox holds 1 message or more, or any number (None), not {messages!r}")
+    _act(lambda runtime, process: runtime.signals.limit_mailbox(process, messages, policy))
 
 
 def receive(match: Match | None = None, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
@@ -74,7 +106,11 @@ def receive_blocking(match: Match | None = None, *, timeout: float | None = None
             "this process runs on the event loop: use `await receive(...)`, blocking would stop every process"
         )
     assert isinstance(body, LoopBody)
-    waiting = asyncio.run_coroutine_threadsafe(body.receive(match, timeout), runtime.loop)
+    return _run_on_loop(runtime, body.receive(match, timeout))
+
+
+def _run_on_loop(runtime: Runtime, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    waiting = asyncio.run_coroutine_threadsafe(coroutine, runtime.loop)
     try:
         return waiting.result()
     except BaseException:

@@ -73,7 +73,7 @@ def _frames_of_task(task: asyncio.Task[Any]) -> _Frames:
     """Of the coroutine, of what that awaits, and so on; into the tasks that it waits for."""
     frames: _Frames = []
     seen = set()
-    while isinstance(task, asyncio.Task) and task not in seen and not task.done():
+    while hasattr(task, "get_coro") and task not in seen and not task.done():
         seen.add(task)
         if task is _current_task(task.get_loop()):
             return frames + _frames_up_to(sys._getframe(), task.get_coro())

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from beamnode.core.bounded_mailbox import BoundedMailbox
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import NodeMonitors
 from beamnode.core.process import Process
@@ -83,6 +84,8 @@ class Runtime:
         if self._flushing:
             return
         signals, spawning = self.signals, self.spawning
+        if signals.crowded:  # by who sent from elsewhere, or by nobody
+            signals.crowded.clear()
         self._flushing = True
         try:
             while (
@@ -174,7 +177,11 @@ class Runtime:
             for slot in process.expected.values():
                 if slot.waiter is not None:
                     slot.waiter.wake()
+            if isinstance(process.mailbox, BoundedMailbox):
+                process.mailbox.close()
             if process.body is not None:
+                if process.body.held_by is not None:
+                    process.body.held_by.release()  # it does not wait any more; the others look, and wait on
                 process.body.stop()
                 task = getattr(process.body, "task", None)
                 if task is not None and not task.done():
@@ -245,10 +252,10 @@ class Runtime:
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
         process = self.signals.spawn(initial_call=function, arity=len(args))
-        process.dictionary = dictionary
         if parent is not None:
             process.parent = parent.pid
             process.group_leader = parent.group_leader
+        process.dictionary = dictionary
         try:
             if name is not None:
                 self.signals.register(name, process)
@@ -356,7 +363,16 @@ class Runtime:
             self.signals.deliver_to_alias(to, message)
         else:
             self._deliver_to_name(to_atom(to), message)
+        if self.signals.crowded:
+            self._hold(sender)
         self.flush()
+
+    def _hold(self, sender: Process) -> None:
+        """Who has sent to a mailbox that is full waits where it receives next, until there is room."""
+        body = sender.body
+        for mailbox in self.signals.crowded:
+            if body is not None and mailbox is not sender.mailbox:
+                body.hold(mailbox)
 
     def check_sendable(self, to: Any, message: Any) -> None:
         """Raise what `send` would raise: UsageError, EncodeError."""

@@ -30,6 +30,8 @@ def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Cor
 
 
 async def _receive_tagged(body: Body, reference: Reference, timeout: float | None) -> Any:
+    if body.held_by is not None:
+        await body.wait_for_room()
     body.check_alive()
     process = body.process
     slot = process.expected.get(reference)

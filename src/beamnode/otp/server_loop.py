@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from beamnode.errors import NameTakenError, ProcessExit, UsageError
 from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Origin, current_body, error_text, from_users_code, log_crash, reason_of, receive, self
+from beamnode.node import Origin, current_body, error_text, from_users_code, reason_of, receive, report_text, self
 from beamnode.otp import gen, names, proc_lib
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
 from beamnode.otp.names import Name
@@ -273,14 +273,9 @@ class _Loop:
         name = "" if process.name is None else f" ({process.name})"
         ended = shown(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
         also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
-        log_crash(
-            log,
-            f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}",
-            process,
-            error,
-            [*also, ("State", self._shown_state())],
-            trace=not isinstance(error, Stop | Ordered),
-        )
+        what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
+        shown_error = None if isinstance(error, Stop | Ordered) else error
+        log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))
 
     def _shown_state(self) -> str:
         try:

@@ -22,6 +22,7 @@ from beamnode.node import (
     exit,
     monitor,
     reason_of,
+    reason_text,
     receive_tagged,
     run_asked,
     self,
@@ -285,7 +286,9 @@ def supervisor_name(name: Any, module: Atom) -> str:
 
 def report(context: Atom, supervisor: str, child: Child, reason: Any) -> None:
     """One message for one event: `start_error`, `child_terminated`, `shutdown` or `shutdown_error`."""
-    log.error("Supervisor %s: %s\nReason: %s\nOffender: %s", supervisor, context, shown(reason), _described(child))
+    log.error(
+        "Supervisor %s: %s\nReason: %s\nOffender: %s", supervisor, context, reason_text(reason), _described(child)
+    )
 
 
 def report_progress(supervisor: str, child: Child) -> None:

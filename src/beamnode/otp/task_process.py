@@ -22,11 +22,11 @@ from beamnode.node import (
     demonitor,
     error_text,
     from_users_code,
-    log_crash,
     monitor,
     process_dictionary,
     reason_of,
     receive,
+    report_text,
     run_asked,
     self,
     send,
@@ -215,18 +215,13 @@ def _crash(owner: Owner, work: Work, error: BaseException, reason: Any) -> NoRet
     process = current_body().process
     module, function, arity = mfa_of(work)
     is_exit = isinstance(error, ProcessExit)
-    log_crash(
-        log,
-        f"Task {process.pid!r} has ended: {shown(reason) if is_exit else error_text(error)}",
-        process,
-        error,
-        [
-            ("Started from", _starter(owner)),
-            ("Function", f"{module}.{function}/{arity}"),
-            ("Arguments", shown(list(work.args if isinstance(work, Call) else work[2]))),
-        ],
-        trace=not is_exit,
-    )
+    what = f"Task {process.pid!r} has ended: {shown(reason) if is_exit else error_text(error)}"
+    also = [
+        ("Started from", _starter(owner)),
+        ("Function", f"{module}.{function}/{arity}"),
+        ("Arguments", shown(list(work.args if isinstance(work, Call) else work[2]))),
+    ]
+    log.error("%s", report_text(what, process, None if is_exit else error, also))
     raise ProcessExit(reason) from None
 
 

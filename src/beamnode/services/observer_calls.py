@@ -43,6 +43,7 @@ class ObserverCalls:
             ("sys_info", 0): self.sys_info,
             ("procs_info", 1): self.procs_info,
             ("etop_collect", 1): self.etop_collect,
+            ("vsn", 0): lambda: (a.ok, self._system.system_info(a.version)),
         }
 
     def sys_info(self) -> list[tuple[Atom, Any]]:
