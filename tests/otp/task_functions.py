@@ -105,3 +105,9 @@ async def count_and_crash(pid: Pid, key: str, limit: int) -> None:
     send(pid, (a.ran, marks.count(key)))
     if marks.count(key) <= limit:
         raise ValueError(key)
+
+
+async def leave_on_two(number: int) -> int:
+    if number == 2:
+        raise ProcessExit(a.two)
+    return number

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 from beamnode import FixedPort, Node
@@ -15,15 +17,16 @@ from beamnode.node import current_body
 WAIT_SECONDS = 10.0
 
 
-def in_a_node(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def in_a_node(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """The test is the body of a node: afterwards no process, asyncio task, thread, monitor or message is left of it."""
 
-    def run() -> None:
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
         async def main() -> None:
             carrier = MemoryNetwork().carrier("h")
             async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1)):
                 before = _there_is()
-                await test()
+                await test(**fixtures)
                 await until(lambda: _there_is() == before, lambda: f"left behind: {_difference(_there_is(), before)}")
                 process = current_body().process
                 ties = (process.monitors, process.aliases, process.expected, process.links, process.watchers)
@@ -32,7 +35,8 @@ def in_a_node(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
 
         asyncio.run(main())
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would call it a coroutine
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
     return run
 
 

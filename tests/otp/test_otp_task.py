@@ -17,6 +17,7 @@ import task_processes
 
 from beamnode import Atom, Epmd, GenServer, Node, ProcessExit, a, process_info, receive, self, spawn, trap_exit
 from beamnode import exit as exit_
+from beamnode.node import Asked, current_body
 from beamnode.otp.supervisor import SupervisorError
 from beamnode.otp.task import Task, TaskFailed
 from beamnode.otp.task_supervisor import TaskSupervisor
@@ -72,7 +73,7 @@ def world(otp: Otp) -> Iterator[World]:
 def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World], None]:
     """The test is the body of a node that exposes `task_functions` as `:py`, with the supervisor `tasks`.
 
-    At its end no task is left, nor a monitor, nor a message.
+    At its end no task is left, nor another process, a task of asyncio, a monitor, or a message.
     """
 
     def run(world: World) -> None:
@@ -81,8 +82,11 @@ def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World
                 node.expose(task_functions, module="py")
                 task_functions.marks.clear()
                 supervisor = await TaskSupervisor.start_link(name="tasks", max_children=50)
+                assert await node.connect(world.name)
+                before = there_is()
                 await test(world, node)
                 await until(no_children)
+                await until(nothing_but(before), lambda: there_is() ^ before)
                 info = process_info() or {}
                 assert (info["monitors"], info["message_queue_len"], info["links"]) == ([], 0, [supervisor])
 
@@ -92,6 +96,18 @@ def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World
     return run
 
 
+def there_is() -> set[Any]:
+    processes = current_body().runtime.signals.processes()
+    return {process.pid for process in processes} | asyncio.all_tasks()
+
+
+def nothing_but(before: set[Any]) -> Callable[[], Awaitable[bool]]:
+    async def holds() -> bool:
+        return there_is() <= before
+
+    return holds
+
+
 async def no_children() -> bool:
     return await TaskSupervisor.children("tasks") == []
 
@@ -99,7 +115,7 @@ async def no_children() -> bool:
 async def until(predicate: Callable[[], Awaitable[object]], what: Any = "it did not happen") -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not await predicate():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what() if callable(what) else what
         await asyncio.sleep(0.01)
 
 
@@ -377,6 +393,49 @@ async def test_a_caller_that_never_says_what_to_run(world: World, node: Node) ->
     word, reason = await world.elixir(source)
     assert word is a.shutdown
     assert reason in (a.normal, a.noproc)  # it may have been gone before it was watched
+
+
+def test_the_policy_is_asked_who_really_asks(world: World) -> None:
+    """Whatever the message says of its owner."""
+    asked: list[Asked] = []
+
+    def policy(call: Asked) -> str:
+        asked.append(call)
+        return "exposed" if call.function is a.add else "nothing"
+
+    async def main() -> None:
+        async with world.node(policy=policy) as node:
+            node.expose(task_functions, module="py")
+            pid = await TaskSupervisor.start_link(name="tasks")
+            source = f"""
+            Task.Supervisor.start_child({OURS}, :py, :add, [1, 2])
+            args = [{{node(owner), owner, owner}}, :nomonitor]
+            {{:ok, pid}} = GenServer.call({OURS}, {{:start_task, args, nil, nil}})
+            send(pid, {{owner, :tag, self(), [], {{:py, :add, [3, 4]}}}})
+            seven = receive do {{:tag, seven}} -> seven end
+            {{seven, Task.Supervisor.async_nolink({OURS}, :py, :double, [1]) |> Task.yield()}}
+            """
+            seven, refused = await world.elixir(source, owner=pid)
+            assert seven == 7
+            assert refused == (a.exit, (a.undef, [(a.py, a.double, [1], [])]))
+            assert {call.node for call in asked} == {world.name}
+            assert len(asked) == 3
+
+    asyncio.run(main())
+
+
+@on_a_node
+async def test_a_thousand_at_a_time(world: World, node: Node) -> None:
+    pid = await TaskSupervisor.start_link()
+    source = """
+    tasks = for n <- 1..1000, do: Task.Supervisor.async(sup, :py, :slow, [n, 0.3])
+    {Task.await_many(tasks, 20000) == Enum.to_list(1..1000),
+     Task.Supervisor.async_stream(sup, 1..1000, :py, :slow, [0.1], max_concurrency: 1000) |> Enum.count()}
+    """
+    assert await world.elixir(source, sup=pid) == (True, 1000)
+    tasks = [await TaskSupervisor.async_(world.theirs, "Elixir.Function", "identity", [n]) for n in range(1000)]
+    assert await Task.await_many(tasks, 20) == list(range(1000))
+    await GenServer.stop(pid)
 
 
 # --- Ours on Elixir's -------------------------------------------------------------------------------------------------

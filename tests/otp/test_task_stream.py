@@ -274,4 +274,4 @@ async def test_wrong_options_are_told_at_once() -> None:
     with pytest.raises(UsageError, match="iterable"):
         stream(3, task_functions.slow)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="takes a function"):
-        [got async for got in stream([1], 3)]  # type: ignore[arg-type]
+        stream([1], 3)  # type: ignore[arg-type]

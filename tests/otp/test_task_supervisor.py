@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -19,15 +20,17 @@ from beamnode import (
     GenServer,
     UsageError,
     a,
+    monitor,
     process_info,
     receive,
     self,
+    send,
     spawn,
     trap_exit,
     unlink,
 )
 from beamnode import exit as exit_
-from beamnode.otp import sys
+from beamnode.otp import sys, task_process
 from beamnode.otp.supervisor import Supervisor, SupervisorError
 from beamnode.otp.task import Task, TaskFailed
 from beamnode.otp.task_supervisor import TaskSupervisor
@@ -35,17 +38,16 @@ from beamnode.otp.task_supervisor import TaskSupervisor
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def with_a_supervisor(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def with_a_supervisor(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """The test finds a supervisor named `tasks`."""
 
-    async def main() -> None:
+    async def main(**fixtures: Any) -> None:
         pid = await TaskSupervisor.start_link(name="tasks", max_children=2000)
-        await test()
+        await test(**fixtures)
         unlink(pid)
         await GenServer.stop(pid)
 
-    main.__name__, main.__doc__ = test.__name__, test.__doc__
-    return in_a_node(main)
+    return in_a_node(wraps(test)(main))
 
 
 async def no_children() -> None:
@@ -82,8 +84,15 @@ async def test_what_is_named_is_run_under_the_policy() -> None:
 
 @with_a_supervisor
 async def test_a_thousand_at_a_time() -> None:
-    tasks = [await TaskSupervisor.async_("tasks", task_functions.slow, n, 0.3) for n in range(1000)]
-    assert len(await TaskSupervisor.children("tasks")) > 900
+    gate = asyncio.Event()
+
+    async def wait(number: int) -> int:
+        await gate.wait()
+        return number
+
+    tasks = [await TaskSupervisor.async_("tasks", wait, n) for n in range(1000)]
+    assert len(await TaskSupervisor.children("tasks")) == 1000
+    gate.set()
     assert await Task.await_many(tasks) == list(range(1000))
     await no_children()
 
@@ -274,4 +283,40 @@ async def test_wrong_arguments_are_told() -> None:
         await TaskSupervisor.start_child("tasks", task_functions.hang, restart="often")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="cannot go to the supervisor"):
         await TaskSupervisor.async_(("tasks", Atom("other@h")), task_functions.hang)
+    for make in (TaskSupervisor.async_stream, TaskSupervisor.async_stream_nolink):
+        with pytest.raises(UsageError, match="cannot go to the supervisor"):
+            make(("tasks", Atom("other@h")), [1], task_functions.hang)
+        with pytest.raises(UsageError, match="a module, a function and a list"):
+            make("tasks", [1], "module", "function")
     assert await TaskSupervisor.children("tasks") == []
+
+
+@with_a_supervisor
+async def test_a_task_that_nobody_tells_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up by itself: after a while, or when its owner ends."""
+    monkeypatch.setattr(task_process, "HANDSHAKE_SECONDS", 0.05)
+    own = self()
+    _, pid = await GenServer.call("tasks", (a.start_task, [(a["n@h"], own, own), a.monitor], None, None))
+    reference = monitor(pid)
+    assert (await receive(timeout=5))[1:] == (reference, a.process, pid, a.timeout)
+    owner = spawn(task_functions.hang)
+    monkeypatch.setattr(task_process, "HANDSHAKE_SECONDS", 60.0)
+    _, pid = await GenServer.call("tasks", (a.start_task, [(a["n@h"], owner, owner), a.monitor], None, None))
+    reference = monitor(pid)
+    await asyncio.sleep(0.01)
+    exit_(owner, a.over)
+    assert (await receive(timeout=5))[1:] == (reference, a.process, pid, (a.shutdown, a.over))
+
+
+@with_a_supervisor
+async def test_strangers_do_not_tell_a_task_what_to_run() -> None:
+    own = self()
+    _, pid = await GenServer.call("tasks", (a.start_task, [(a["n@h"], own, own), a.monitor], None, None))
+    work = (Atom("task_functions"), a.add, [1, 2])
+    stranger = spawn(task_functions.hang)
+    send(pid, (stranger, a.tag, own, [], work))
+    send(pid, a.nonsense)
+    send(pid, (own, a.tag, own, [], work))
+    reference = monitor(pid)
+    assert (await receive(timeout=5))[1:4] == (reference, a.process, pid)
+    exit_(stranger, a.kill)

@@ -146,7 +146,7 @@ class Task(Supervised, restart="temporary"):
         options = task_stream.Options(max_concurrency, ordered, timeout, on_timeout, zip_input_on_exit)
 
         def work(element: Any) -> task_process.Work:
-            return task_process.work_of(function, (element, *args))
+            return task_process.work_for(element, function, args)
 
         async def start(owner: task_process.Owner) -> Pid:
             return task_process.start_reply(owner, False)

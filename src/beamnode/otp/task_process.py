@@ -70,6 +70,13 @@ def work_of(function: Any, args: tuple[Any, ...]) -> Work:
     return Call(function, args)
 
 
+def work_for(element: Any, function: Any, args: tuple[Any, ...]) -> Work:
+    """`work_of` for an element of a stream, which comes before the other arguments. Errors: UsageError."""
+    if isinstance(function, Atom | str) and len(args) == 2 and isinstance(args[1], list | tuple):
+        return work_of(function, (args[0], [element, *args[1]]))
+    return work_of(function, (element, *args))
+
+
 def mfa_of(work: Work) -> tuple[Atom, Atom, int]:
     """Module, function and arity, for people."""
     if isinstance(work, Call):

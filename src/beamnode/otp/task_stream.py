@@ -66,9 +66,10 @@ class Options:
 def stream(
     iterable: Iterable[Any] | AsyncIterable[Any], work: Callable[[Any], Work], start: Start, options: Options
 ) -> AsyncGenerator[Outcome, None]:
-    """The outcomes of `work(element)` for each element. Errors: UsageError for what cannot be iterated."""
+    """The outcomes of `work(element)` for each element. Errors: UsageError for what cannot be iterated, or run."""
     if not isinstance(iterable, Iterable | AsyncIterable):
         raise UsageError(f"a stream of tasks is made of an iterable or an async iterable, not {iterable!r}")
+    work(None)  # who gives something else than a function shall hear of it at once
     return _outcomes(iterable, work, start, options)
 
 

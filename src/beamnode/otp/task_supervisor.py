@@ -84,7 +84,7 @@ class TaskSupervisor(Supervised):
         `shutdown` is how long it may take to end when the supervisor ends it.
         Errors: SupervisorError (`max_children`); CallFailed when the supervisor is not there; UsageError.
         """
-        work = _checked_work(supervisor, function, args)
+        work = _checked(supervisor, task_process.work_of(function, args))
         pid = await _start(supervisor, task_process.own_owner(), shutdown)
         link(pid)
         return Task.with_work(pid, work)
@@ -97,7 +97,7 @@ class TaskSupervisor(Supervised):
 
         A server that does not await it gets `(task.ref, result)` or `(a.DOWN, task.ref, ...)` in `handle_info`.
         """
-        work = _checked_work(supervisor, function, args)
+        work = _checked(supervisor, task_process.work_of(function, args))
         return Task.with_work(await _start(supervisor, task_process.own_owner(), shutdown), work)
 
     @staticmethod
@@ -115,7 +115,7 @@ class TaskSupervisor(Supervised):
         """
         if restart not in ("temporary", "transient", "permanent"):
             raise UsageError(f'restart is "temporary", "transient" or "permanent", not {restart!r}')
-        work = _checked_work(supervisor, function, args)
+        work = _checked(supervisor, task_process.work_of(function, args))
         start = [task_process.own_owner(), task_process.own_callers(), work]
         return _started(await _call(supervisor, (a.start_task, start, Atom(restart), _shutdown_term(shutdown))))
 
@@ -209,9 +209,7 @@ def _stream(
     _shutdown_term(shutdown)
 
     def work(element: Any) -> Work:
-        if isinstance(function, Atom | str) and len(args) == 2 and isinstance(args[1], list | tuple):
-            return _checked_work(supervisor, function, (args[0], [element, *args[1]]))
-        return _checked_work(supervisor, function, (element, *args))
+        return _checked(supervisor, task_process.work_for(element, function, args))
 
     async def start(owner: Owner) -> Pid:
         return await _start(supervisor, owner, shutdown)
@@ -219,12 +217,11 @@ def _stream(
     return task_stream.stream(iterable, work, start, options)
 
 
-def _checked_work(supervisor: names.Server, function: Any, args: tuple[Any, ...]) -> Work:
-    work = task_process.work_of(function, args)
+def _checked(supervisor: names.Server, work: Work) -> Work:
     if isinstance(work, Call) and not _is_here(supervisor):
         raise UsageError(
-            f"{shown(function)} cannot go to the supervisor {supervisor!r} of another node: give it the module, the "
-            "function and a list of arguments that it can run there"
+            f"{shown(work.function)} cannot go to the supervisor {supervisor!r} of another node: give it the module, "
+            "the function and a list of arguments that it can run there"
         )
     return work
 
