@@ -13,12 +13,15 @@ from beamnode import (
     Atom,
     FixedPort,
     GenServer,
+    Ignore,
     Node,
     Pid,
     ProcessExit,
+    StartFailed,
     UsageError,
     a,
     exit,
+    io,
     monitor,
     process_info,
     receive,
@@ -261,6 +264,19 @@ def test_a_missing_dependency() -> None:
     in_a_node(main)
 
 
+def test_a_dependency_that_has_ended() -> None:
+    async def main() -> None:
+        await Application.ensure_all_started(Store)
+        send("store_root", (a.over, a.why))
+        await nothing_runs()
+        with pytest.raises(ApplicationError, match="needs store, which has ended") as failure:
+            await Application.start(Cache)
+        assert failure.value.reason == (a.not_running, a.store)
+        assert await Application.ensure_all_started(Cache) == [a.store, a.cache]
+
+    in_a_node(main)
+
+
 def test_an_optional_dependency() -> None:
     class Choosy(Application):
         name = "choosy"
@@ -320,10 +336,13 @@ CALL = (Atom("Failing"), a.start, [a.normal, []])
 @pytest.mark.parametrize(
     ("what", "text", "reason"),
     [
-        (lambda: None, "has to return the pid", ((a.bad_return, None), CALL)),
-        (lambda: (a.ok, 1), "has to return the pid", ((a.bad_return, (a.ok, 1)), CALL)),
-        (lambda: raising(ProcessExit(a.why)), "ended with Atom\\('why'\\)", (a.why, CALL)),
-        (lambda: raising(ProcessExit(a.normal)), "ended with", ((a.EXIT, a.normal), CALL)),
+        (lambda: None, "has to return the pid", (a.bad_return, (CALL, None))),
+        (lambda: (a.ok, 1), "has to return the pid", (a.bad_return, (CALL, (a.ok, 1)))),
+        (lambda: (a.error, a.why), "why", (a.why, CALL)),
+        (lambda: raising(StartFailed(a.why)), "why", (a.why, CALL)),
+        (lambda: raising(Ignore()), "chose not to start", (a.bad_return, (CALL, a.ignore))),
+        (lambda: raising(ProcessExit(a.why)), "why", (a.bad_return, (CALL, (a.EXIT, a.why)))),
+        (lambda: raising(ProcessExit(a.normal)), "normal", ((a.EXIT, a.normal), CALL)),
     ],
 )
 def test_a_start_that_fails(what: Callable[[], Any], text: str, reason: Any) -> None:
@@ -341,7 +360,8 @@ def test_a_start_that_raises_is_logged_with_its_stack(caplog: pytest.LogCaptureF
     async def main() -> None:
         with pytest.raises(ApplicationError, match="KeyError") as failure:
             await Application.start(failing(lambda: raising(KeyError("boom"))))
-        assert failure.value.reason[0][0] == (a.KeyError, b"'boom'")
+        bad_return, (call, (_, (what, _stack))) = failure.value.reason
+        assert (bad_return, call, what) == (a.bad_return, CALL, (a.KeyError, b"'boom'"))
 
     in_a_node(main)
     assert any(record.exc_info for record in caplog.records if record.name == LOGGER)
@@ -449,7 +469,26 @@ def test_a_failed_start_of_one_that_must_run(kind: str, ends: bool) -> None:
         return
     with pytest.raises(ProcessExit) as failure:
         asyncio.run(main())
-    assert failure.value.reason[:2] == (a.application_start_failure, a.failing)
+    reason = (a.bad_return, (CALL, None))
+    assert failure.value.reason == (a.application_start_failure, a.failing, reason)
+
+
+def test_what_is_started_for_one_that_fails_is_stopped_again() -> None:
+    class Needy(Application):
+        name = "needy"
+        applications = (Cache,)
+
+        def start(self, kind: Atom, args: Any) -> Any:
+            return (a.error, a.why)
+
+    async def main() -> None:
+        with pytest.raises(ApplicationError) as failure:
+            await Application.ensure_all_started([Library, Needy])
+        assert failure.value.reason == (a.needy, (a.why, ((a.Needy, a.start, [a.normal, []]))))
+        assert await Application.started_applications() == []
+        assert stops() == ["cache", "store"]
+
+    in_a_node(main)
 
 
 def test_a_node_without_a_body_shuts_down_by_itself() -> None:
@@ -550,6 +589,28 @@ def test_the_node_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, caplog
 
     in_a_node(main)
     assert "has not ended within 0.05 s" in caplog.text
+
+
+def test_callbacks_print_and_ask_like_any_process() -> None:
+    paper = Paper()
+    paper.answers = ["Ada\n"]
+
+    class Chatty(Application):
+        name = "chatty"
+
+        async def start(self, kind: Atom, args: Any) -> Pid:
+            print("hello,", await io.get_line("name? "), end="")
+            return spawn_link(root)
+
+        def stop(self, state: Any) -> None:
+            print("good", end="bye")
+
+    async def main() -> None:
+        await Application.start(Chatty)
+        await Application.stop(Chatty)
+
+    in_a_node(main, console=paper)
+    assert paper.text == "name? hello, Ada\ngoodbye"
 
 
 class Part(GenServer):
@@ -728,9 +789,14 @@ class Paper(Console):
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
+        self.answers: list[str] = []
 
     def write(self, text: str) -> None:
         self.text += text
+
+    async def read_line(self, prompt: str) -> str:
+        self.write(prompt)
+        return self.answers.pop(0)
 
 
 def test_what_an_application_prints_comes_to_the_console() -> None:

@@ -27,6 +27,7 @@ from beamnode import (
     Stop,
     UsageError,
     a,
+    blocking,
     exit,
     monitor,
     process_info,
@@ -86,6 +87,11 @@ class Worker(GenServer):
 
     def handle_cast(self, request: Any) -> None:
         raise Stop(request)
+
+
+@blocking
+class Threaded(Worker):
+    """Has a thread of its own."""
 
 
 @pytest.fixture(autouse=True)
@@ -574,8 +580,9 @@ def test_children_killed_at_random(gives_up: bool) -> None:
         limit = 20 if gives_up else 10**9
         top = await DynamicSupervisor.start_link(max_restarts=limit, max_seconds=3600)
         kinds = ["permanent"] * 10 + ["transient"] * 5 + ["temporary"] * 5
-        for kind in kinds:
-            await DynamicSupervisor.start_child(top, worker(restart=kind))
+        for number, kind in enumerate(kinds):
+            spec = worker(restart=kind) if number % 4 else {**Threaded.child_spec(), "restart": kind}
+            await DynamicSupervisor.start_child(top, spec)
         killed, ended = 0, asyncio.get_running_loop().time() + KILL_SECONDS
         try:
             while asyncio.get_running_loop().time() < ended:
@@ -601,6 +608,7 @@ def test_children_killed_at_random(gives_up: bool) -> None:
             assert alive["active"] == 15  # all but the temporary ones
             await DynamicSupervisor.stop(top)
         assert await receive(timeout=WAIT_SECONDS) == (a.EXIT, top, a.shutdown if gives_up else a.normal)
+        await until(lambda: threading.active_count() == threads)
         await asyncio.sleep(0.01)
         assert left() == before
 
@@ -609,4 +617,3 @@ def test_children_killed_at_random(gives_up: bool) -> None:
         in_a_node(main)
     finally:
         logging.disable(logging.NOTSET)
-    assert threading.active_count() == threads

@@ -1,6 +1,6 @@
 """Dynamic supervisors of ours and Elixir's: each driven by the other side's functions, and both by the same steps.
 
-Also what Elixir sees of a PartitionSupervisor and of the applications of ours.
+Also what Elixir sees of a PartitionSupervisor of ours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from beamnode import (
     spawn_link,
     trap_exit,
 )
-from beamnode.otp.application import Application
 from beamnode.otp.dynamic_supervisor import DynamicSupervisor
 from beamnode.otp.partition_supervisor import PartitionSupervisor
 from beamnode.otp.supervisor import SupervisorError
@@ -427,7 +426,7 @@ def test_both_answer_the_same(world: World) -> None:
     assert 0 < gone < CASES
 
 
-# --- PartitionSupervisor and applications -----------------------------------------------------------------------------
+# --- PartitionSupervisor ----------------------------------------------------------------------------------------------
 
 
 class Teller(GenServer):
@@ -453,30 +452,5 @@ def test_elixir_looks_at_partitions_of_ours(world: World) -> None:
             _, pid = await world.elixir(f"Supervisor.restart_child({OURS}, 1)")
             assert GenServer.whereis(("via", PartitionSupervisor, ("ours", 1))) == pid
             assert await world.elixir(f"Supervisor.stop({OURS})") is a.ok
-
-    asyncio.run(main())
-
-
-class Shop(Application):
-    name = "shop"
-    description = "sells"
-    vsn = "1.0"
-
-    async def start(self, kind: Any, args: Any) -> Pid:
-        return await DynamicSupervisor.start_link(name="ours")
-
-
-def test_elixir_asks_which_applications_run_on_ours(world: World) -> None:
-    ask = 'GenServer.call({:application_controller, :"py@127.0.0.1"}, :which_applications)'
-
-    async def main() -> None:
-        async with world.node():
-            rpc = ':rpc.call(:"py@127.0.0.1", :application, :which_applications, [])'
-            assert await world.elixir(rpc) == []
-            await Application.start(Shop)
-            shop = [(a.shop, list(b"sells"), list(b"1.0"))]
-            assert await world.elixir(ask) == shop
-            assert await world.elixir(rpc) == shop
-            assert await world.elixir(f"DynamicSupervisor.count_children({OURS})[:specs]") == 0
 
     asyncio.run(main())

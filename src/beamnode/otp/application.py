@@ -19,7 +19,7 @@ the last one started first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from beamnode.errors import UsageError
@@ -77,14 +77,14 @@ class _Functions(type):
 
         Of what runs already it is not asked what it needs.
 
-        Errors: ApplicationError, after which those that it had started are stopped again.
+        Errors: ApplicationError, `{Name, Reason}`, after which those that it started are stopped again.
         """
         kind = _kind(type)
-        running = {name for name, _, _ in await cls.started_applications(None)}
+        done = {name for name, _, _ in await cls.started_applications(None)}
         started: list[Atom] = []
         try:
             for application in _several(applications):
-                for name in _in_order(cls.ensure_loaded(application), running):
+                for name in _in_order(cls.ensure_loaded(application), done):
                     if await _start_unless_running(name, kind):
                         started.append(name)
         except BaseException:
@@ -274,42 +274,34 @@ def _not_loaded(name: Atom, needed_by: Atom | None = None) -> ApplicationError:
     )
 
 
-def _in_order(name: Atom, running: set[Atom]) -> list[Atom]:
-    """What an application needs and does not run, deepest first, and itself last. Errors: ApplicationError."""
+def _in_order(name: Atom, done: set[Atom], path: tuple[Atom, ...] = ()) -> Iterator[Atom]:
+    """What an application needs and is not `done`, deepest first, and itself last. Errors: ApplicationError."""
+    if name in done:
+        return
+    if name in path:
+        circle = [*path[path.index(name) :], name]
+        raise ApplicationError(
+            f"applications need each other in a circle, {' -> '.join(map(str, circle))}: none can be the first",
+            (a.circular, circle),
+        )
     loaded = tables().loaded
-    order: list[Atom] = []
-    path: list[Atom] = []
-
-    def visit(name: Atom) -> None:
-        if name in order or name in running:
-            return
-        if name in path:
-            circle = [*path[path.index(name) :], name]
-            raise ApplicationError(
-                f"applications need each other in a circle, {' -> '.join(map(str, circle))}: none can be the first",
-                (a.circular, circle),
-            )
-        path.append(name)
-        optional = {_name(each) for each in loaded[name].optional_applications}
-        for needed in map(_name, loaded[name].applications):
-            if needed in loaded:
-                visit(needed)
-            elif needed not in optional:
-                raise _not_loaded(needed, name)
-        path.pop()
-        order.append(name)
-
-    visit(name)
-    return order
+    optional = {_name(each) for each in loaded[name].optional_applications}
+    for needed in map(_name, loaded[name].applications):
+        if needed in loaded:
+            yield from _in_order(needed, done, (*path, name))
+        elif needed not in optional:
+            raise _not_loaded(needed, name)
+    done.add(name)
+    yield name
 
 
 async def _start_unless_running(name: Atom, kind: Atom) -> bool:
     try:
         await _control(Start(name, kind))
     except ApplicationError as error:
-        if error.reason != (a.already_started, name):
-            raise
-        return False
+        if error.reason == (a.already_started, name):
+            return False
+        raise ApplicationError(str(error), (name, error.reason)) from None
     return True
 
 

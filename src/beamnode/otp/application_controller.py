@@ -191,23 +191,27 @@ class Controller(Handlers):
             return ApplicationError(f"{name} is not loaded: Application.load its class", (a.not_loaded, name))
         missing = self._missing(application)
         if missing is not None:
-            return ApplicationError(
-                f"{name} needs {missing}, which is not started: Application.ensure_all_started({name!s}) starts both",
-                (a.not_started, missing),
-            )
+            if missing[0] is a.not_running and request.kind is not a.temporary:
+                self._give_up(name, request.kind, (a.application_start_failure, name, missing))
+            return _lacking(name, missing)
         master = spawn_link(application_master.run, own_pid(), name, application)
         self._tables.masters[master] = name
         self._entries[name] = _Entry(request.kind, master, starting=[sender])
         return NO_REPLY
 
-    def _missing(self, application: type[Application]) -> Atom | None:
-        """What it needs, must have, and does not run."""
+    def _missing(self, application: type[Application]) -> tuple[Atom, Atom] | None:
+        """What it needs and is not there: `not_started`, or `not_running` when it was but has ended by itself."""
         optional = {_name(each) for each in application.optional_applications}
-        for needed in map(_name, application.applications):
-            entry = self._entries.get(needed)
-            if needed not in optional and (entry is None or not entry.running or entry.stopping):
-                return needed
-        return None
+        needed = [name for name in map(_name, application.applications) if name not in optional]
+        absent = [name for name in needed if not self._runs(name)]
+        for name in absent:
+            if name not in self._ended:
+                return a.not_started, name
+        return (a.not_running, absent[0]) if absent else None
+
+    def _runs(self, name: Atom) -> bool:
+        entry = self._entries.get(name)
+        return entry is not None and entry.running and not entry.stopping
 
     def _on_started(self, name: Atom) -> None:
         entry = self._entries.pop(name, None)
@@ -269,7 +273,7 @@ class Controller(Handlers):
             log.warning("application %s (%s) has ended: %s", name, entry.kind, shown(reason))
             self._ended.add(name)
         else:
-            self._give_up(name, entry, (a.application_terminated, name, reason))
+            self._give_up(name, entry.kind, (a.application_terminated, name, reason))
         self._go_on(entry)
 
     def _on_failed(self, name: Atom, entry: _Entry, reason: Any) -> None:
@@ -282,7 +286,7 @@ class Controller(Handlers):
             case ((a.EXIT, a.normal), _) if entry.kind is a.transient:
                 return
         if entry.kind is not a.temporary:
-            self._give_up(name, entry, (a.application_start_failure, name, reason))
+            self._give_up(name, entry.kind, (a.application_start_failure, name, reason))
 
     def _go_on(self, entry: _Entry) -> None:
         """A start or a stop is over: what has waited for that."""
@@ -294,8 +298,8 @@ class Controller(Handlers):
         if self._closing:
             self._stop_next()
 
-    def _give_up(self, name: Atom, entry: _Entry, reason: Any) -> None:
-        log.critical("the node shuts down, because application %s is %s: %s", name, entry.kind, shown(reason))
+    def _give_up(self, name: Atom, kind: Atom, reason: Any) -> None:
+        log.critical("the node shuts down, because application %s is %s: %s", name, kind, shown(reason))
         end_node(reason)
 
     def terminate(self, reason: Any) -> None:
@@ -310,6 +314,14 @@ class Controller(Handlers):
 
 def _name(application: Any) -> Atom:
     return Atom(str(application.name if isinstance(application, type) else application))  # type: ignore[attr-defined]
+
+
+def _lacking(name: Atom, missing: tuple[Atom, Atom]) -> ApplicationError:
+    why, needed = missing
+    text = "has ended" if why is a.not_running else "is not started"
+    return ApplicationError(
+        f"{name} needs {needed}, which {text}: Application.ensure_all_started({str(name)!r}) starts both", missing
+    )
 
 
 def _listed(item: tuple[Atom, type[Application]]) -> tuple[Atom, list[int], list[int]]:

@@ -30,6 +30,7 @@ from beamnode.node import (
     whereis,
 )
 from beamnode.otp.handlers import Ignore
+from beamnode.otp.proc_lib import StartFailed
 
 if TYPE_CHECKING:
     from beamnode.otp.application import Application
@@ -125,14 +126,14 @@ async def _start(master: Pid, controller: Pid, name: Atom, application: Applicat
     state: Any = []
     if start is not None:
         arguments = [a.normal, application.args]
-        call = (Atom(type(application).__name__), a.start, arguments)
         try:
             root, state = _checked(await _called(start, *arguments))
             link(root)
         except (Exception, SystemExit) as error:
-            text, reason = _failure(error, application)
-            send(controller, StartFailure(name, master, text, (reason, call)))
-            raise ProcessExit(a.normal if reason == (a.EXIT, a.normal) else (reason, call)) from None
+            call = (Atom(type(application).__name__), a.start, arguments)
+            text, reason = _failure(error, call)
+            send(controller, StartFailure(name, master, text, reason))
+            raise ProcessExit(reason) from None
     send(controller, Started(name, master))
     await _serve(master, application, root, state)
 
@@ -159,7 +160,7 @@ async def _serve(master: Pid, application: Application, root: Pid | None, state:
 
 
 class _NoPid(Exception):
-    pass
+    """A start gave no pid: what it gave."""
 
 
 def _checked(result: Any) -> tuple[Pid, Any]:
@@ -173,19 +174,25 @@ def _checked(result: Any) -> tuple[Pid, Any]:
     raise _NoPid(result)
 
 
-def _failure(error: BaseException, application: Application) -> tuple[str, Any]:
-    where = f"{type(application).__name__}.start"
-    if isinstance(error, _NoPid):
-        result = error.args[0]
-        text = f"{where} returned {shown(result)}: it has to return the pid of the root supervisor, or (pid, state)"
-        return text, (a.bad_return, result)
-    if isinstance(error, Ignore):
-        return f"the root supervisor that {where} started chose not to start", a.ignore
-    if isinstance(error, ProcessExit):
-        reason = (a.EXIT, a.normal) if error.reason is a.normal else error.reason
-        return f"{where} ended with {shown(error.reason)}", reason
+def _failure(error: BaseException, call: tuple[Atom, Atom, list[Any]]) -> tuple[str, Any]:
+    """For people, and as OTP says it."""
+    where = f"{call[0]}.start"
+    match error:
+        case _NoPid(args=((a.error, reason),)):
+            return f"{where} returned {shown((a.error, reason))}", (reason, call)
+        case _NoPid(args=(result,)):
+            text = f"{where} returned {shown(result)}: it has to return the pid of the root supervisor, or (pid, state)"
+            return text, (a.bad_return, (call, result))
+        case StartFailed():
+            return f"{where} ended with {shown(error.reason)}", (error.reason, call)
+        case Ignore():
+            return f"the root supervisor of {where} chose not to start", (a.bad_return, (call, a.ignore))
+        case ProcessExit(reason=a.normal):
+            return f"{where} ended with normal", ((a.EXIT, a.normal), call)
+        case ProcessExit():
+            return f"{where} ended with {shown(error.reason)}", (a.bad_return, (call, (a.EXIT, error.reason)))
     log.error("%s failed", where, exc_info=error)
-    return f"{where} raised {error!r}", reason_of(error)
+    return f"{where} raised {error!r}", (a.bad_return, (call, (a.EXIT, reason_of(error))))
 
 
 async def _prepared(application: Application, state: Any) -> Any:
