@@ -36,10 +36,12 @@ from beamnode import (
 )
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import NameTakenError, NoProcessError
+from beamnode.node import current_body
 from beamnode.otp import sys
 from beamnode.otp.agent import Agent
 from beamnode.otp.dynamic_supervisor import DynamicSupervisor
 from beamnode.otp.registry import AlreadyRegistered, Registry
+from beamnode.otp.registry_tables import DuplicateTable, UniqueTable
 from beamnode.otp.supervisor import Supervisor
 from beamnode.otp.task_supervisor import TaskSupervisor
 
@@ -65,7 +67,7 @@ class Member:
 
     async def _body(self) -> None:
         while True:
-            action, outcome = await receive()
+            action, outcome = await receive(lambda message: len(message) == 2)
             if action is None:
                 outcome.set_result(None)
                 return
@@ -155,6 +157,7 @@ async def compare_step(rng: random.Random, members: list[Member], model: Model) 
             model.ended(pid)
             if rng.random() < 0.5:
                 exit(pid, a.kill)  # nobody waits: it must not be seen from now on
+                assert Registry.keys("reg", pid) == Registry.values("reg", key, pid) == []
             else:
                 await ended(pid)
             members.append(Member())
@@ -202,6 +205,21 @@ def test_it_is_as_a_plain_model(seed: int, kind: Any) -> None:
     in_a_node(main)
 
 
+@pytest.mark.parametrize("table", [UniqueTable(), DuplicateTable()])
+def test_an_emptied_table_holds_nothing(table: Any) -> None:
+    async def main() -> None:
+        owner = current_body().process
+        for key in (1, 1.0, "a"):
+            table.add(owner, key, 1)
+        table.remove(owner.pid, 1)
+        table.remove(owner.pid, "a", lambda value: False)
+        assert (len(table), table.owners()) == (2, [owner.pid])
+        table.forget(owner.pid)
+        assert [value for value in vars(table).values() if value] == []
+
+    in_a_node(main)
+
+
 # --- Its rules --------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +240,9 @@ def test_a_key_of_an_ended_process_is_free_at_once() -> None:
         assert Registry.lookup("reg", "key") == [(self(), 2)]
         with pytest.raises(AlreadyRegistered):
             Registry.register("reg", "key")
+        await sys.get_state("reg")  # it has come to the end of the one before
         assert Registry.lookup("reg", "key") == [(self(), 2)]
+        assert Registry.keys("reg", self()) == ["key"]
 
     in_a_node(main)
 
@@ -261,10 +281,15 @@ def test_an_orderly_end_of_the_registry_is_one_of_those_that_are_registered() ->
             member = Member()
             await member.do(lambda: Registry.register("reg", "key"))
             reference = monitor(member.pid)
+            trapping = Member()
+            await trapping.do(lambda: (trap_exit(), Registry.register("reg", "other")))
             await GenServer.stop(registry, reason)
             down = await receive(lambda message: message[0] is a.DOWN, timeout=5)
             assert down == (a.DOWN, reference, a.process, member.pid, a.shutdown)
             assert await receive(timeout=5) == (a.EXIT, registry, reason)
+            told = await trapping.do(lambda: list(current_body().process.mailbox))
+            assert told == [(a.EXIT, registry, a.shutdown)]
+            assert current_body().runtime.tables["registry"] == {}
 
     in_a_node(main)
 
