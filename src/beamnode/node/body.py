@@ -47,13 +47,14 @@ class Output(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("held_by", "output", "process", "runtime")
+    __slots__ = ("held_by", "output", "over", "process", "runtime")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime = runtime
         self.process = process
+        self.over = False  # its code has returned or raised
         self.held_by: BoundedMailbox | None = None  # it has sent to one that is full, and must wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
@@ -101,6 +102,7 @@ class Body(ABC):
 
     def finish(self, error: BaseException | None) -> None:
         """The code has returned or raised; to be called on the loop."""
+        self.over = True
         if self.output is not None:
             self.output.flush()  # before anybody learns of the end
         if error is None:

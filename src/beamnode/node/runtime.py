@@ -179,14 +179,16 @@ class Runtime:
                     slot.waiter.wake()
             if isinstance(process.mailbox, BoundedMailbox):
                 process.mailbox.close()
-            if process.body is not None:
-                if process.body.held_by is not None:
-                    process.body.held_by.release()  # it does not wait any more; the others look, and wait on
-                process.body.stop()
-                task = getattr(process.body, "task", None)
-                if task is not None and not task.done():
-                    self.ending.add(task)  # asyncio itself keeps no strong reference
-                    task.add_done_callback(self.ending.discard)
+            body = process.body
+            if body is None or body.over:
+                continue
+            if body.held_by is not None:
+                body.held_by.release()  # it does not wait any more; the others look, and wait on
+            body.stop()
+            task = getattr(body, "task", None)
+            if task is not None and not task.done():
+                self.ending.add(task)  # asyncio itself keeps no strong reference
+                task.add_done_callback(self.ending.discard)
 
     def _flush_spawning(self) -> None:
         spawning = self.spawning

@@ -21,7 +21,7 @@ _ALIAS: Final = a.alias
 _ALIAS_LIST: Final = (_ALIAS,)
 
 
-def request(server: Server, label: Atom, request: Any, *, expected: bool = False) -> Reference:
+def request(server: Server, label: Atom | Pid, request: Any, *, expected: bool = False) -> Reference:
     """Send `{label, From, request}` and monitor the server: `{[alias|Reference], Reply}` comes, or a DOWN.
 
     With `expected` it comes to `response` alone and not to the mailbox; `response`, or `demonitor(..., flush=True)`,
@@ -44,7 +44,7 @@ def tag_of(reference: Reference) -> ImproperList:
     return ImproperList(_ALIAS_LIST, reference)
 
 
-async def call(server: Server, label: Atom, question: Any, timeout: float | None) -> Any:
+async def call(server: Server, label: Atom | Pid, question: Any, timeout: float | None) -> Any:
     """Ask `question` and wait for the reply, at most `timeout` seconds.
 
     Errors: ProcessExit with the reason of a server that is not there (`noproc`), cannot be reached (`noconnection`),

@@ -62,9 +62,16 @@ class CallFailed(ProcessExit):
     this pass. So it does not seem to end well, only because a server did.
     """
 
-    def __init__(self, cause: Any, server: names.Server, request: Any, timeout: float | None) -> None:
+    def __init__(
+        self,
+        cause: Any,
+        server: names.Server,
+        request: Any,
+        timeout: float | None,
+        module: Atom = a.gen_server,
+    ) -> None:
         milliseconds = a.infinity if timeout is None else round(timeout * 1000)
-        super().__init__((cause, (a.gen_server, a.call, [_as_term(server), request, milliseconds])))
+        super().__init__((cause, (module, a.call, [as_term(server), request, milliseconds])))
         self.cause = cause
 
 
@@ -188,7 +195,8 @@ class GenServer(Handlers, Supervised):
             send((name, node), (gen.CAST, request))
 
 
-def _as_term(server: names.Server) -> Any:
+def as_term(server: names.Server) -> Any:
+    """A server as OTP writes it in exit reasons."""
     if names.is_via(server):
         _, registry, key = server
         return (a.via, Atom(getattr(registry, "__name__", type(registry).__name__)), key)

@@ -68,7 +68,7 @@ class Reply:
     then: Then | Atom = None
 
 
-Class = TypeVar("Class", bound="type[Handlers]")
+Class = TypeVar("Class", bound="type[Server]")
 
 
 def blocking(server: Class) -> Class:
@@ -80,20 +80,53 @@ def blocking(server: Class) -> Class:
     return server
 
 
-class Handlers:
-    """One instance is one server; its attributes are the state. Each handler is a `def` or an `async def`.
+class Attributes:
+    """Something whose attributes are its state, but for those that begin with an underscore."""
 
-    `handle_cast`, `handle_info`, `handle_continue` and `init` return nothing, a `Continue` or a `Timeout`.
-    """
+    def get_state(self) -> Any:
+        """What `sys.get_state` and the log show."""
+        return {Atom(name): value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def replace_state(self, function: Callable[[Any], Any]) -> Any:
+        """What `sys.replace_state` does: `function` gets what `get_state` shows, and returns the new attributes."""
+        new = function(self.get_state())
+        if not isinstance(new, dict):
+            raise UsageError(f"replace_state takes a function from the attributes to new ones, not to {shown(new)}")
+        for name, value in new.items():
+            setattr(self, str(name), value)
+        return self.get_state()
+
+    @classmethod
+    def module_name(cls) -> Atom:
+        """What `sys` and the log call its module."""
+        return Atom(cls.__qualname__.rpartition(".")[2])
+
+
+class Server(Attributes):
+    """What every loop needs of a server. One instance is one server."""
 
     handlers_block: ClassVar[bool] = False
     wants_origin: ClassVar[bool] = False
     """Whether `origin` is kept: for servers that do what peers ask for, where the node's policy decides."""
     origin: Atom
     """With `wants_origin`: the node whose connection the message came through, whatever that says of itself."""
+    terminate: Callable[..., Any]
+    """Clean up: what else than the reason it gets, its behaviour says."""
+
+    @classmethod
+    def initial_call(cls, *_args: Any) -> tuple[Atom, Atom, int]:
+        """What the process says it began with (`$initial_call`), as OTP's servers do: `{Module, init, 1}`."""
+        return cls.module_name(), a.init, 1
 
     def init(self, *args: Any, **_kwargs: Any) -> Any:
         """Prepare the state, from the arguments of `start`. Raise Stop or Ignore not to start."""
+
+
+class Handlers(Server):
+    """What a GenServer defines. Each handler is a `def` or an `async def`.
+
+    `handle_cast`, `handle_info`, `handle_continue` and `init` return nothing, a `Continue` or a `Timeout`.
+    """
 
     def handle_call(self, request: Any, sender: gen.From) -> Any:
         """Answer a call: the result is the reply, unless it is NO_REPLY or a `Reply`."""
@@ -116,26 +149,3 @@ class Handlers:
 
         Also when its parent (who called `start_link`) ends, if it traps exits. Not when an exit signal ends it.
         """
-
-    def get_state(self) -> Any:
-        """What `sys.get_state` and the log show: the attributes, but for those that begin with an underscore."""
-        return {Atom(name): value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def replace_state(self, function: Callable[[Any], Any]) -> Any:
-        """What `sys.replace_state` does: `function` gets what `get_state` shows, and returns the new attributes."""
-        new = function(self.get_state())
-        if not isinstance(new, dict):
-            raise UsageError(f"replace_state takes a function from the attributes to new ones, not to {shown(new)}")
-        for name, value in new.items():
-            setattr(self, str(name), value)
-        return self.get_state()
-
-    @classmethod
-    def initial_call(cls, *_args: Any) -> tuple[Atom, Atom, int]:
-        """What the process says it began with (`$initial_call`), as OTP's servers do: `{Module, init, 1}`."""
-        return cls.module_name(), a.init, 1
-
-    @classmethod
-    def module_name(cls) -> Atom:
-        """What `sys` and the log call the module of the server."""
-        return Atom(cls.__qualname__.rpartition(".")[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -17,12 +18,10 @@ from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import Origin, current_body, error_text, from_users_code, reason_of, receive, report_text, self
 from beamnode.otp import gen, names, proc_lib
-from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout
+from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Server, Stop, Then, Timeout
 from beamnode.otp.names import Name
 from beamnode.otp.sys import Ordered, System
 from beamnode.otp.worker import Worker
-
-log = logging.getLogger("beamnode.gen_server")
 
 _NO_MESSAGE: Final = object()
 _EXIT: Final = a.EXIT
@@ -40,14 +39,24 @@ class AlreadyStarted(NameTakenError):
 
 
 async def start(
-    cls: type[Handlers], args: tuple[Any, ...], name: Name | None, timeout: float | None, *, link: bool
+    cls: type[Server],
+    args: tuple[Any, ...],
+    name: Name | None,
+    timeout: float | None,
+    *,
+    link: bool,
+    loop: type[Loop] | None = None,
 ) -> Pid:
-    """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says."""
+    """Start a server, and wait until its `init` is done; its pid. Errors: as `GenServer.start` says.
+
+    `loop` is what runs it, by default that of gen_server.
+    """
     if name is not None:
         names.check(name)
+    loop = loop or ServerLoop
     parent, initial_call = self() if link else None, cls.initial_call(*args)
     result = await proc_lib.start(
-        _enter, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
+        _enter, loop, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
     )
     if isinstance(result, Exception):
         raise result
@@ -57,12 +66,13 @@ async def start(
 
 async def enter_loop(server: Handlers, parent: Pid | None = None, then: Then = None) -> None:
     """Make the current process a server, whose `init` is behind it; returns or raises at its end."""
-    await _Loop(server, parent).serve(then)
+    await ServerLoop(server, parent).serve(then)
 
 
 async def _enter(
     acknowledge: Callable[[Any], None],
-    cls: type[Handlers],
+    loop: type[Loop],
+    cls: type[Server],
     args: tuple[Any, ...],
     name: Name | None,
     parent: Pid | None,
@@ -70,13 +80,15 @@ async def _enter(
     if name is not None and (pid := names.claim(name)) is not None:
         acknowledge(AlreadyStarted(f"{name} is registered already, to {pid!r}: that server is running", pid))
         return
-    await _Loop(cls(), parent).start(acknowledge, args, name)
+    await loop(cls(), parent).start(acknowledge, args, name)
 
 
-class _Loop:
-    """What runs one server, in its process."""
+class Loop(ABC):
+    """What runs one server, in its process: the beginning and the end, which all behaviours have in common."""
 
-    def __init__(self, server: Handlers, parent: Pid | None) -> None:
+    log = logging.getLogger("beamnode.gen_server")
+
+    def __init__(self, server: Server, parent: Pid | None) -> None:
         self._server = server
         self._parent = parent
         body = current_body()
@@ -85,7 +97,6 @@ class _Loop:
         if server.wants_origin:
             server.origin = self._process.pid.node
             self._process.tells_origin = True
-        self._timeout: float | None = None
         self._last: Any = _NO_MESSAGE  # for the log
         self._farewell: tuple[gen.From, Any] | None = None  # a reply that goes out when `terminate` has run
         self._worker = Worker(f"beamnode {self._process.pid!r}") if server.handlers_block else None
@@ -112,22 +123,10 @@ class _Loop:
         acknowledge(self._process.pid)
         await self.serve(then)
 
-    async def serve(self, then: Then) -> None:
-        """Handle messages until the end; raises what the process ends with."""
+    async def serve(self, begun: Any) -> None:
+        """Do what `_run` does until the end; raises what the process ends with."""
         try:
-            rest = self._go_on(then)
-            if rest is not None:
-                await rest
-            while True:
-                timeout, self._timeout = self._timeout, None
-                try:
-                    message = await receive(timeout=timeout)
-                except TimeoutError:
-                    message = a.timeout
-                self._last = message
-                rest = self._handle(message, timeout)
-                if rest is not None:
-                    await rest
+            await self._run(begun)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not self._process.alive or task is None or task.cancelling():
@@ -137,6 +136,98 @@ class _Loop:
             await self._end(error)
         finally:
             self._close()
+
+    @abstractmethod
+    async def _run(self, begun: Any) -> NoReturn:
+        """Handle messages; `begun` is what `init` returned."""
+
+    @abstractmethod
+    def _check(self, begun: Any) -> None:
+        """Errors: Stop; UsageError for what `init` must not return."""
+
+    def _reply(self, sender: gen.From, answer: Any) -> None:
+        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
+        if self._system.debugging:
+            self._system.note_out(answer, sender[0])
+
+    def _start(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """Call a handler; what it returns, or gives when it is awaited (`_waits`)."""
+        if self._worker is None or inspect.iscoroutinefunction(handler):
+            return handler(*args)
+        return self._worker.run(handler, args)
+
+    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+        result = self._start(handler, *args)
+        while _waits(result):
+            result = await result
+        return result
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, error: BaseException) -> NoReturn:
+        """Clean up, log what is no orderly end, and raise what the process ends with."""
+        if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
+            raise ProcessExit(self._process.exit_reason) from None
+        reason = reason_here(error)
+        try:
+            await self._terminate(reason)
+        except Exception as failure:
+            error, reason = failure, reason_here(failure)
+        if not _is_orderly(reason):
+            self._log(error, reason)
+        if self._farewell is not None and self._process.alive:
+            self._reply(*self._farewell)
+        raise ProcessExit(reason) from None
+
+    async def _terminate(self, reason: Any) -> None:
+        await self._call(self._server.terminate, reason)
+
+    def _log(self, error: BaseException, reason: Any) -> None:
+        """One message for all there is to say: a log reads best when what belongs together stays together."""
+        process = self._process
+        name = "" if process.name is None else f" ({process.name})"
+        ended = shown(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
+        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
+        what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
+        shown_error = None if isinstance(error, Stop | Ordered) else error
+        self.log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))
+
+    def _shown_state(self) -> str:
+        try:
+            state = self._server.get_state()
+            if isinstance(state, dict):
+                return ", ".join(f"{key}={shown(value)}" for key, value in list(state.items())[:20]) or "(empty)"
+            return shown(state)
+        except Exception as error:
+            return f"(get_state failed: {error!r})"
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+class ServerLoop(Loop):
+    """The loop of gen_server."""
+
+    def __init__(self, server: Handlers, parent: Pid | None) -> None:
+        super().__init__(server, parent)
+        self._server: Handlers = server
+        self._timeout: float | None = None
+
+    async def _run(self, begun: Then) -> NoReturn:
+        rest = self._go_on(begun)
+        if rest is not None:
+            await rest
+        while True:
+            timeout, self._timeout = self._timeout, None
+            try:
+                message = await receive(timeout=timeout)
+            except TimeoutError:
+                message = a.timeout
+            self._last = message
+            rest = self._handle(message, timeout)
+            if rest is not None:
+                await rest
 
     def _handle(self, message: Any, timeout: float | None) -> Rest:
         """Handle a message; what cannot be done without waiting is the result, to be awaited."""
@@ -202,11 +293,6 @@ class _Loop:
         if stop.reply is not NO_REPLY:
             self._farewell = sender, stop.reply
 
-    def _reply(self, sender: gen.From, answer: Any) -> None:
-        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
-        if self._system.debugging:
-            self._system.note_out(answer, sender[0])
-
     def _go_on(self, then: Any) -> Rest:
         """What a handler returned, `handle_call` excepted."""
         if then is None:
@@ -239,65 +325,14 @@ class _Loop:
                 "all but handle_call return nothing, a Continue or a Timeout; the state is in the attributes"
             )
 
-    def _start(self, handler: Callable[..., Any], *args: Any) -> Any:
-        """Call a handler; what it returns, or gives when it is awaited (`_waits`)."""
-        if self._worker is None or inspect.iscoroutinefunction(handler):
-            return handler(*args)
-        return self._worker.run(handler, args)
-
-    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
-        result = self._start(handler, *args)
-        while _waits(result):
-            result = await result
-        return result
-
-    # --- The end ------------------------------------------------------------------------------------------------------
-
-    async def _end(self, error: BaseException) -> NoReturn:
-        """Clean up, log what is no orderly end, and raise what the process ends with."""
-        if not self._process.alive:  # an exit signal has ended it, which the handler learned from a call here
-            raise ProcessExit(self._process.exit_reason) from None
-        reason = _reason(error)
-        try:
-            await self._call(self._server.terminate, reason)
-        except Exception as failure:
-            error, reason = failure, _reason(failure)
-        if not _is_orderly(reason):
-            self._log(error, reason)
-        if self._farewell is not None and self._process.alive:
-            self._reply(*self._farewell)
-        raise ProcessExit(reason) from None
-
-    def _log(self, error: BaseException, reason: Any) -> None:
-        process = self._process
-        name = "" if process.name is None else f" ({process.name})"
-        ended = shown(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
-        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
-        what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
-        shown_error = None if isinstance(error, Stop | Ordered) else error
-        log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))
-
-    def _shown_state(self) -> str:
-        try:
-            state = self._server.get_state()
-            if isinstance(state, dict):
-                return ", ".join(f"{key}={shown(value)}" for key, value in list(state.items())[:20]) or "(empty)"
-            return shown(state)
-        except Exception as error:
-            return f"(get_state failed: {error!r})"
-
-    def _close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-
 
 def _waits(result: Any) -> bool:
     """Whether a handler gives its result only when it is awaited."""
     return hasattr(type(result), "__await__")
 
 
-def _reason(error: BaseException) -> Any:
-    """What a server ends with; the stack of an exception begins in its own code, not in this file."""
+def reason_here(error: BaseException) -> Any:
+    """What a server ends with; the stack of an exception begins in its own code, not in this folder."""
     if isinstance(error, Stop):
         return error.reason
     return reason_of(error.with_traceback(from_users_code(error.__traceback__)))

@@ -29,6 +29,7 @@ LOGGED_MAX: Final = 10_000
 OLD_ALIAS_WORDS: Final = 3
 
 _IN: Final = a["in"]
+_OUT: Final = a.out
 
 
 class Ordered(ProcessExit):
@@ -46,9 +47,15 @@ class Behaviour(Protocol):
 class System:
     """The system side of one server: suspended or running, traced, logged, counted."""
 
-    def __init__(self, server: Behaviour, parent: Pid | None) -> None:
+    def __init__(
+        self, server: Behaviour, parent: Pid | None, kind: Atom = a.gen_server, title: str = "generic server"
+    ) -> None:
         self._server = server
         self._parent = parent
+        self._kind = kind
+        self._title = title
+        self.rows: Callable[[], list[tuple[str, Any]]] = list
+        """What `get_status` shows between the events and the state, by its headings."""
         self._suspended = False
         self._traced = False
         self._events: deque[Any] | None = None
@@ -77,17 +84,17 @@ class System:
 
     def note_in(self, message: Any) -> None:
         """The server takes a message."""
-        if self._counts is not None:
-            self._counts.messages_in += 1
-        self._note((_IN, message), "got", message)
+        self.note((_IN, message), "got", message)
 
     def note_out(self, answer: Any, to: Pid) -> None:
         """The server has answered a call."""
-        if self._counts is not None:
-            self._counts.messages_out += 1
-        self._note((a.out, answer, to), f"answered {to!r}:", answer)
+        self.note((_OUT, answer, to), f"answered {to!r}:", answer)
 
-    def _note(self, event: Any, verb: str, what: Any) -> None:
+    def note(self, event: tuple[Any, ...], verb: str, what: Any) -> None:
+        """Something has happened: `event` is what `log` keeps of it, `verb` and `what` are what `trace` says."""
+        if self._counts is not None:
+            self._counts.messages_in += event[0] is _IN
+            self._counts.messages_out += event[0] is _OUT
         if self._events is not None:
             self._events.append(event)
         if self._traced:
@@ -183,18 +190,19 @@ class System:
         info = process_info() or {}
         running = a.suspended if self._suspended else a.running
         parent = self._parent or self_pid()
-        header = f"Status for generic server {info.get('registered_name') or self_pid()}"
+        header = f"Status for {self._title} {info.get('registered_name') or self_pid()}"
         data = [
             (_text("Status"), running),
             (_text("Parent"), parent),
             (_text("Logged events"), sendable_state(list(self._events or ()))),
+            *((_text(heading), sendable_state(value)) for heading, value in self.rows()),
         ]
         shape = [(a.header, _text(header)), (a.data, data), (a.data, [(_text("State"), state)])]
         more: Callable[[], list[Any]] | None = getattr(self._server, "status_parts", None)
         shape += more() if more is not None else []
         dictionary = [(key, sendable_state(value)) for key, value in info.get("dictionary", {}).items()]
         misc = [dictionary, running, parent, self._debug_options(), shape]
-        return (a.status, self_pid(), (a.module, a.gen_server), misc)
+        return (a.status, self_pid(), (a.module, self._kind), misc)
 
     def _debug_options(self) -> list[Any]:
         options: list[Any] = [(a.trace, True)] if self._traced else []
