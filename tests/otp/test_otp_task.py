@@ -15,7 +15,21 @@ import pytest
 import task_functions
 import task_processes
 
-from beamnode import Atom, Epmd, GenServer, Node, ProcessExit, a, process_info, receive, self, spawn, trap_exit
+from beamnode import (
+    Atom,
+    CallFailed,
+    EncodeError,
+    Epmd,
+    GenServer,
+    Node,
+    ProcessExit,
+    a,
+    process_info,
+    receive,
+    self,
+    spawn,
+    trap_exit,
+)
 from beamnode import exit as exit_
 from beamnode.node import Asked, current_body
 from beamnode.otp.supervisor import SupervisorError
@@ -554,6 +568,74 @@ async def test_a_lost_node_is_told(world: World, node: Node) -> None:
     assert await node.connect(world.name)
     [pid] = await TaskSupervisor.children(world.theirs)
     await TaskSupervisor.terminate_child(world.theirs, pid)
+
+
+@on_a_node
+async def test_a_lost_node_is_told_by_shutdown(world: World, node: Node) -> None:
+    await world.elixir("""
+        defmodule :stubborn do
+          def hold(pid), do: (Process.flag(:trap_exit, true); send(pid, :holds); Process.sleep(:infinity))
+        end
+        :ok
+    """)
+    task = await TaskSupervisor.async_nolink(world.theirs, "stubborn", "hold", [self()], shutdown="brutal_kill")
+    assert await receive(timeout=5) is a.holds
+    ending = asyncio.ensure_future(Task.shutdown(task, None))
+    await asyncio.sleep(0.05)
+    await node.disconnect(world.name)
+    with pytest.raises(TaskFailed) as failure:
+        await ending
+    assert failure.value.cause == (a.nodedown, world.name)
+    assert await node.connect(world.name)
+    assert task.pid is not None
+    await TaskSupervisor.terminate_child(world.theirs, task.pid)
+    await until(lambda: children_of(world, 0))
+
+
+@on_a_node
+async def test_what_has_no_term_does_not_leave_a_task(world: World, node: Node) -> None:
+    with pytest.raises(EncodeError):
+        await TaskSupervisor.async_(world.theirs, "Elixir.Function", "identity", [object()])
+    with pytest.raises(EncodeError):
+        await TaskSupervisor.start_child(world.theirs, "Elixir.Function", "identity", [object()])
+    stream = TaskSupervisor.async_stream(world.theirs, [object()], "Elixir.Function", "identity", [])
+    with pytest.raises(EncodeError):
+        await anext(stream)
+    await until(lambda: children_of(world, 0))
+
+
+@on_a_node
+async def test_what_is_no_supervisor_of_tasks(world: World, node: Node) -> None:
+    with pytest.raises(CallFailed) as failure:
+        await TaskSupervisor.async_(("nobody", world.name), "Elixir.Function", "identity", [1])
+    assert failure.value.cause is a.noproc
+
+    class Strange(GenServer):
+        def handle_call(self, request: Any, sender: Any) -> Any:
+            return (a.ok, 1) if request[0] is a.start_task else a.strange
+
+    strange = await Strange.start(name="strange")
+    with pytest.raises(SupervisorError, match="no supervisor of tasks"):
+        await TaskSupervisor.async_("strange", task_functions.add, 1, 2)
+    with pytest.raises(SupervisorError, match="is no task of this supervisor"):
+        await TaskSupervisor.terminate_child("strange", strange)
+    await GenServer.stop(strange)
+
+
+@on_a_node
+async def test_a_server_that_keeps_origins_awaits_tasks(world: World, node: Node) -> None:
+    class Keeper(GenServer):
+        wants_origin = True
+
+        async def handle_call(self, request: Any, sender: Any) -> Any:
+            task = await TaskSupervisor.async_nolink(world.theirs, "Elixir.Function", "identity", [request])
+            await asyncio.sleep(0.05)
+            return Task.ignore(task) if request is a.ignore else await task
+
+    server = await Keeper.start()
+    assert await GenServer.call(server, a.wait) is a.wait
+    assert await GenServer.call(server, a.ignore) == (a.ok, a.ignore)
+    await GenServer.stop(server)
 
 
 @on_a_node

@@ -102,7 +102,7 @@ class Task(Supervised, restart="temporary"):
 
     @staticmethod
     def with_work(pid: Pid, work: task_process.Work) -> Task:
-        """Tell a process that waits in `task_process.reply`, or one of Elixir, what to run; the task that it is now."""
+        """Tell a process of `task_process.start_reply`, or one of Elixir, what to run; the task that it is now."""
         owner = own_pid()
         reference = monitor(pid, alias="demonitor")
         try:
