@@ -367,6 +367,20 @@ def test_a_start_that_raises_is_logged_with_its_stack(caplog: pytest.LogCaptureF
     assert any(record.exc_info for record in caplog.records if record.name == LOGGER)
 
 
+def test_an_instance_that_cannot_be_made() -> None:
+    class Hollow(Application):
+        name = "hollow"
+
+        def __init__(self) -> None:
+            raise ValueError("boom")
+
+    async def main() -> None:
+        with pytest.raises(ApplicationError, match="boom"):
+            await Application.start(Hollow)
+
+    in_a_node(main)
+
+
 def test_what_a_failed_start_has_spawned_is_killed() -> None:
     left: list[Pid] = []
 
@@ -507,6 +521,30 @@ def test_a_node_without_a_body_shuts_down_by_itself() -> None:
 
     asyncio.run(main())
     assert stops() == ["store"]
+
+
+def test_several_whose_end_is_the_end_of_the_node(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are still stopped in order."""
+
+    async def main() -> None:
+        node = a_node()
+        await node.start()
+
+        async def work() -> None:
+            await Application.ensure_all_started(Tree)
+            await Application.ensure_all_started(Shop, "permanent")
+            for name in ("store_root", "cache_root", "shop_root"):
+                send(name, (a.over, a.why))
+
+        await node.run_process(work)
+        async with asyncio.timeout(5):
+            while node.alive:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert sorted(stops()) == ["cache", "shop", "store"]
+    assert [note for note in NOTES if note[1:] == (a.shutdown,)][:3] == [(n, a.shutdown) for n in (2, 1, 0)]
+    assert caplog.text.count("the node shuts down, because") == 1
 
 
 def test_a_killed_controller_takes_the_applications_along() -> None:

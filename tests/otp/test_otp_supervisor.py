@@ -210,7 +210,9 @@ def test_what_peers_asked_for_stays_theirs(world: World) -> None:
             assert (await receive(timeout=5))[:2] == (a.DOWN, reference)
             assert (await Supervisor.which_children(supervisor))[0][0] is a.theirs
             await Supervisor.start_child(supervisor, {"id": "ours", "start": ("counter", "start_link", [2])})
-            assert asked == [(PEER, a.start_link), (PEER, a.start_link), (PY, a.start_link)]
+            plain = {a.id: 3, a.start: (a.counter, a.start_link, [3])}
+            assert (await GenServer.call(supervisor, (a.start_child, plain)))[0] is a.ok
+            assert asked == [(node, a.start_link) for node in (PEER, PEER, PY, PY)]
 
     asyncio.run(main())
 

@@ -128,7 +128,8 @@ class Controller(Handlers):
         self._tables.masters.clear()  # of one before, which was killed: they are ending
         self._entries: dict[Atom, _Entry] = {}  # in the order of their starts
         self._ended: set[Atom] = set()  # by themselves: may be stopped, as if they still ran
-        self._closing: list[gen.From] = []
+        self._closing: list[gen.From] = []  # who waits for all of them: the node shuts down
+        self._gives_up = False
         before_shut_down(stop_all, SHUT_DOWN_SECONDS)
 
     def get_state(self) -> Any:
@@ -299,6 +300,10 @@ class Controller(Handlers):
             self._stop_next()
 
     def _give_up(self, name: Atom, kind: Atom, reason: Any) -> None:
+        if self._closing or self._gives_up:
+            log.error("application %s (%s) has ended while the node shuts down: %s", name, kind, shown(reason))
+            return
+        self._gives_up = True
         log.critical("the node shuts down, because application %s is %s: %s", name, kind, shown(reason))
         end_node(reason)
 

@@ -52,7 +52,6 @@ class Started:
     """To the controller: the callback `start` has given a pid."""
 
     name: Atom
-    master: Pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,6 @@ class StartFailure:
     """To the controller: it has not. `text` is for people, `reason` OTP's term."""
 
     name: Atom
-    master: Pid
     text: str
     reason: Any
 
@@ -70,7 +68,7 @@ async def run(controller: Pid, name: Atom, application: type[Application]) -> No
     trap_exit()
     if whereis(USER) is not None:
         group_leader(self(), self())
-    starter = spawn_link(_start, self(), controller, name, application())
+    starter = spawn_link(_start, self(), controller, name, application)
     while True:
         message = await receive()
         match message:
@@ -119,23 +117,23 @@ async def _relay_rest() -> None:
 # --- The starter ------------------------------------------------------------------------------------------------------
 
 
-async def _start(master: Pid, controller: Pid, name: Atom, application: Application) -> None:
+async def _start(master: Pid, controller: Pid, name: Atom, application: type[Application]) -> None:
     trap_exit()
-    start = getattr(application, "start", None)
     root: Pid | None = None
     state: Any = []
-    if start is not None:
-        arguments = [a.normal, application.args]
-        try:
-            root, state = _checked(await _called(start, *arguments))
+    try:
+        instance = application()
+        start = getattr(instance, "start", None)
+        if start is not None:
+            root, state = _checked(await _called(start, a.normal, application.args))
             link(root)
-        except (Exception, SystemExit) as error:
-            call = (Atom(type(application).__name__), a.start, arguments)
-            text, reason = _failure(error, call)
-            send(controller, StartFailure(name, master, text, reason))
-            raise ProcessExit(reason) from None
-    send(controller, Started(name, master))
-    await _serve(master, application, root, state)
+    except (Exception, SystemExit) as error:
+        call = (Atom(application.__name__), a.start, [a.normal, application.args])
+        text, reason = _failure(error, call)
+        send(controller, StartFailure(name, text, reason))
+        raise ProcessExit(reason) from None
+    send(controller, Started(name))
+    await _serve(master, instance, root, state)
 
 
 async def _serve(master: Pid, application: Application, root: Pid | None, state: Any) -> None:

@@ -166,8 +166,7 @@ class DynamicServer(Handlers):
         return started
 
     async def _end(self, children: Iterable[Child]) -> None:
-        """All at the same time; those first that have the least time, so that each is killed when its own is over."""
-        await supervision.end_at_once(sorted(children, key=_seconds), self._name)
+        await supervision.end_at_once(children, self._name)
 
     # --- What system messages see -------------------------------------------------------------------------------------
 
@@ -212,8 +211,3 @@ def _without_arguments(spec: ChildSpec) -> ChildSpec:
     if isinstance(spec.start, Asked):
         return replace(spec, start=replace(spec.start, args=[]))
     return replace(spec, start=(spec.start[0], ()))
-
-
-def _seconds(child: Child) -> float:
-    shutdown = child.spec.shutdown
-    return shutdown if isinstance(shutdown, int | float) else float("inf")
