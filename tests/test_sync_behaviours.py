@@ -14,9 +14,21 @@ import pytest
 import beamnode
 from beamnode import FixedPort, Pid, ProcessExit, UsageError, a, sync
 from beamnode.carriers.memory import MemoryNetwork
-from beamnode.otp import agent, application, dynamic_supervisor, partition_supervisor, registry, supervisor, task
+from beamnode.otp import (
+    agent,
+    application,
+    dynamic_supervisor,
+    gen_event,
+    gen_statem,
+    partition_supervisor,
+    registry,
+    supervisor,
+    task,
+)
 from beamnode.otp.agent import Agent
+from beamnode.otp.gen_event import EventHandler
 from beamnode.otp.gen_server import CallFailed
+from beamnode.otp.gen_statem import KeepState, NextState, ReplyTo
 from beamnode.otp.registry import AlreadyRegistered
 from beamnode.otp.supervisor import SupervisorError
 from beamnode.otp.task_supervisor import TaskSupervisor
@@ -39,6 +51,8 @@ def test_nothing_of_a_behaviour_is_left_to_await() -> None:
         sync.Supervisor: supervisor.Supervisor,
         sync.DynamicSupervisor: dynamic_supervisor.DynamicSupervisor,
         sync.PartitionSupervisor: partition_supervisor.PartitionSupervisor,
+        sync.GenStatem: gen_statem.GenStatem,
+        sync.GenEvent: gen_event.GenEvent,
         sync.Application: application.Application,
         sync.Task: task.Task,
         sync.Task.Supervisor: TaskSupervisor,
@@ -326,6 +340,84 @@ def test_supervised_tasks(node: sync.Node) -> None:
 
 def divide(number: int) -> int:
     return 1 // number
+
+
+# --- Machines and managers --------------------------------------------------------------------------------------------
+
+
+class Door(sync.GenStatem):
+    callback_mode = ("state_functions", "state_enter")
+
+    def init(self, code: int) -> Any:
+        time.sleep(0.001)
+        self.code = code
+        self.entered: list[Any] = []
+        return "locked"
+
+    def locked(self, event: Any, content: Any) -> Any:
+        match event, content:
+            case ("enter", _):
+                self.entered.append(threading.current_thread().name.startswith("beamnode"))
+            case ("call", sender), code:
+                assert sync.Agent.get("codes", lambda known: known) == self.code
+                reply = ReplyTo(sender, code == self.code)
+                return NextState("open", reply) if code == self.code else KeepState(reply)
+        return None
+
+    def open(self, event: Any, content: Any) -> Any:
+        match event:
+            case ("call", sender):
+                return NextState("locked", ReplyTo(sender, len(self.entered)))
+            case "cast":
+                return NextState("locked")
+        return None
+
+
+def test_machines(node: sync.Node) -> None:
+    sync.Agent.start_link(lambda: 123, name="codes")
+    door = Door.start_link(123, name="door")
+    assert sync.GenStatem.call("door", 1) is False
+    assert sync.GenStatem.call("door", 123) is True
+    sync.GenStatem.cast("door", a.push)
+    assert sync.GenStatem.call(door, 123, timeout=5) is True
+    request = sync.GenStatem.send_request(door, a.shut)
+    assert sync.GenStatem.receive_response(request, 5) == 2
+    sync.GenStatem.stop(door)
+    tree = sync.Supervisor.start_link([Door.child_spec(123, name="door")], strategy="one_for_one")
+    assert sync.GenStatem.call("door", 123) is True
+    sync.Supervisor.stop(tree)
+    with pytest.raises(UsageError, match="would hide call"):
+        type("Bad", (sync.GenStatem,), {"call": lambda self, event, content: None})
+
+
+class Alarms(EventHandler):
+    def init(self, args: Any) -> None:
+        self.seen: list[Any] = []
+
+    def handle_event(self, event: Any) -> None:
+        self.seen.append((event, threading.current_thread().name.startswith("beamnode")))
+        time.sleep(0.001)
+
+    def handle_call(self, request: Any) -> Any:
+        return self.seen
+
+    def terminate(self, why: Any) -> Any:
+        return why
+
+
+def test_managers_of_events(node: sync.Node) -> None:
+    tree = sync.Supervisor.start_link([sync.GenEvent.child_spec(name="alarms")], strategy="one_for_one")
+    sync.GenEvent.add_handler("alarms", Alarms, [])
+    sync.GenEvent.notify("alarms", 1)
+    sync.GenEvent.sync_notify("alarms", 2)
+    assert sync.GenEvent.call("alarms", Alarms, a.seen) == [(1, True), (2, True)]
+    assert sync.GenEvent.which_handlers("alarms") == [a.Alarms]
+    assert sync.GenEvent.delete_handler("alarms", Alarms, a.why) is a.why
+    sync.Supervisor.stop(tree)
+    manager = sync.GenEvent.start()
+    sync.GenEvent.add_sup_handler(manager, Alarms, [])
+    sync.GenEvent.stop(manager)
+    assert sync.receive(timeout=5) == (a.gen_event_EXIT, a.Alarms, a.shutdown)
 
 
 # --- Applications -----------------------------------------------------------------------------------------------------

@@ -41,7 +41,16 @@ from beamnode.node import (
     whereis,
 )
 from beamnode.node import receive_blocking as receive
-from beamnode.sync.behaviours import Agent, Application, DynamicSupervisor, PartitionSupervisor, Registry, Supervisor
+from beamnode.sync.behaviours import (
+    Agent,
+    Application,
+    DynamicSupervisor,
+    GenEvent,
+    GenStatem,
+    PartitionSupervisor,
+    Registry,
+    Supervisor,
+)
 from beamnode.sync.gen_server import GenServer
 from beamnode.sync.node import Node
 from beamnode.sync.node import current_node as current_node
@@ -52,7 +61,9 @@ __all__ = [
     "Agent",
     "Application",
     "DynamicSupervisor",
+    "GenEvent",
     "GenServer",
+    "GenStatem",
     "Node",
     "PartitionSupervisor",
     "Registry",

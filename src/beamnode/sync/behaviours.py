@@ -1,4 +1,4 @@
-"""The blocking classes of the behaviours: supervisors, agents, registries, applications.
+"""The blocking classes of the behaviours: supervisors, agents, registries, machines, managers, applications.
 
 Children of supervisors are started on the node's event loop. Give them as classes (of this face or of the awaitable
 one) or as dicts whose start function does not block: `spawn_link` does not, `GenServer.start_link` of this face does.
@@ -15,7 +15,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from beamnode.otp import agent, application, dynamic_supervisor, partition_supervisor, registry, supervisor
+from beamnode.otp import (
+    agent,
+    application,
+    dynamic_supervisor,
+    gen_event,
+    gen_statem,
+    partition_supervisor,
+    registry,
+    supervisor,
+)
 from beamnode.sync.face import Face
 from beamnode.sync.waiting import blocking
 
@@ -24,6 +33,8 @@ _DynamicSupervisor = dynamic_supervisor.DynamicSupervisor
 _PartitionSupervisor = partition_supervisor.PartitionSupervisor
 _Agent = agent.Agent
 _Registry = registry.Registry
+_GenStatem = gen_statem.GenStatem
+_GenEvent = gen_event.GenEvent
 _Application = application.Application
 
 
@@ -88,6 +99,42 @@ class Registry(Face, registry.Registry):
     """`beamnode.Registry`, blocking; most of it never waits."""
 
     awaitable = _Registry
+
+
+class GenStatem(Face, gen_statem.GenStatem):
+    """`beamnode.GenStatem`, blocking. What a class derived from it defines runs in a thread of the machine's own."""
+
+    awaitable = _GenStatem
+    handlers_block = True
+    own_names = _GenStatem.own_names | {"awaitable"}
+
+    call = staticmethod(blocking(_GenStatem.call))
+    stop = staticmethod(blocking(_GenStatem.stop))
+    receive_response = staticmethod(blocking(_GenStatem.receive_response))
+    wait_response = staticmethod(blocking(_GenStatem.wait_response))
+
+
+class _BlockingEvents(gen_event.GenEvent):
+    handlers_block = True
+
+
+class GenEvent(Face, gen_event.GenEvent):
+    """`beamnode.GenEvent`, blocking. The handlers of its managers run in a thread of the manager's own."""
+
+    awaitable = _BlockingEvents
+    handlers_block = True
+
+    sync_notify = staticmethod(blocking(_GenEvent.sync_notify))
+    call = staticmethod(blocking(_GenEvent.call))
+    add_handler = staticmethod(blocking(_GenEvent.add_handler))
+    add_sup_handler = staticmethod(blocking(_GenEvent.add_sup_handler))
+    delete_handler = staticmethod(blocking(_GenEvent.delete_handler))
+    swap_handler = staticmethod(blocking(_GenEvent.swap_handler))
+    swap_sup_handler = staticmethod(blocking(_GenEvent.swap_sup_handler))
+    which_handlers = staticmethod(blocking(_GenEvent.which_handlers))
+    stop = staticmethod(blocking(_GenEvent.stop))
+    receive_response = staticmethod(blocking(_GenEvent.receive_response))
+    wait_response = staticmethod(blocking(_GenEvent.wait_response))
 
 
 class _Functions(type(application.Application)):
