@@ -35,6 +35,7 @@ from beamnode.node.functions import (
     spawn,
     spawn_link,
     spawn_monitor,
+    tell_watcher,
     trap_exit,
     unalias,
     unlink,
@@ -45,7 +46,7 @@ from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
-from beamnode.node.spawning import run_asked
+from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
@@ -66,6 +67,7 @@ __all__ = [
     "Policy",
     "PolicyHook",
     "RaisedElsewhere",
+    "Refused",
     "Service",
     "StaticPorts",
     "TaggedMessages",
@@ -108,6 +110,7 @@ __all__ = [
     "spawn_monitor",
     "spawn_with_dictionary",
     "stack_of",
+    "tell_watcher",
     "trap_exit",
     "unalias",
     "unlink",
