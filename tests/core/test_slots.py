@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_signals import NODE, PEER, REMOTE, inbox, new_signals, sent, spawn
 
-from beamnode.core.process import NOTHING, AliasKind, Process, reference_in
+from beamnode.core.process import NOTHING, AliasKind, Origin, Process, reference_in
 from beamnode.core.signals import Signals
 from beamnode.etf import Atom, ImproperList, Reference, a
 from beamnode.wire.control import AliasSend, DemonitorP, MonitorPExit, Send
@@ -36,7 +36,8 @@ def reply(reference: Reference, value: Any = a.value) -> tuple[Any, Any]:
         ((ImproperList([a.alias], REF), 1), True),  # as it is decoded
         ((a.DOWN, REF, a.process, REMOTE, a.normal), True),
         ((Atom("another tag"), REF, a.process, REMOTE, a.normal), True),
-        ((REF, 1), False),
+        ((REF, 1), True),  # of a task of Elixir
+        (Origin(a["other@h"], (REF, 1)), True),
         (([a.alias, REF], 1), False),
         ((ImproperList((a.other,), REF), 1), False),
         ((ImproperList((a.alias, a.alias), REF), 1), False),

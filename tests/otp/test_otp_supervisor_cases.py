@@ -270,6 +270,26 @@ class Cases:
         return (a.call, draw.choice([(what, id), (what, id), a.which_children, a.count_children]))
 
 
+def _significant(id: Any, *plan: Any) -> dict[Atom, Any]:
+    start = (a.kid, a.start, [id, a.plain, [a.ok, *plan]])
+    return {a.id: id, a.start: start, a.restart: a.transient, a.significant: True}
+
+
+CHOSEN: list[Any] = [  # rare ones: while a restart is tried again, a significant child ends, and calls are there
+    (
+        {a.strategy: strategy, a.intensity: 3, a.period: 1000, a.auto_shutdown: a.all_significant},
+        [_significant(a.one, (a.error, a.no), (a.error, a.no)), _significant(a.two)],
+        [(a.together, [(a.crash, a.one, a.boom), (a.crash, a.two, a.normal), *((a.call, call) for call in calls)])],
+    )
+    for strategy in (a.one_for_one, a.rest_for_one, a.one_for_all)
+    for calls in [
+        [a.which_children, a.count_children],
+        [(a.restart_child, a.one), (a.delete_child, a.one), (a.start_child, _significant(a.one))],
+        [(a.terminate_child, a.one), a.which_children, (a.restart_child, a.one), (a.delete_child, a.one)],
+    ]
+]
+
+
 # --- Here -------------------------------------------------------------------------------------------------------------
 
 
@@ -447,7 +467,7 @@ def test_random_cases(erl: ErlNode, monkeypatch: pytest.MonkeyPatch, caplog: pyt
     caplog.set_level(logging.CRITICAL, "beamnode")
     seed = int(os.environ.get("BEAMNODE_SUPERVISOR_SEED", "0")) or time.time_ns()
     cases = Cases(seed)
-    drawn = [cases.case() for _ in range(CASES)]
+    drawn = [*CHOSEN, *(cases.case() for _ in range(CASES))]
     theirs = erl.eval("kid:all(Cases)", 120, Cases=drawn)
 
     async def main() -> list[Any]:
@@ -459,7 +479,7 @@ def test_random_cases(erl: ErlNode, monkeypatch: pytest.MonkeyPatch, caplog: pyt
             return [await here.run(case) for case in drawn]
 
     ours = asyncio.run(main())
-    assert len(theirs) == len(ours) == CASES
+    assert len(theirs) == len(ours) == len(drawn)
     for number, (case, there, here) in enumerate(zip(drawn, theirs, ours, strict=True)):
         expected, got = (shown(seen, dict(names)) for seen, names in (there, here))
         for step, (want, have) in enumerate(zip_longest(expected, got)):

@@ -57,8 +57,8 @@ class Server(GenServer):
         await asyncio.sleep(1000)
 
 
-class Careful(Server):
-    """Traps exits, and takes a while to end."""
+class Careful(Server, shutdown=0.05):
+    """Traps exits, and takes a while to end; longer than it may, when it is busy with the `EXIT` of another."""
 
     def init(self, number: int) -> None:
         trap_exit()
@@ -200,9 +200,12 @@ def test_a_tree_heals(strategy: str, draw: random.Random) -> None:
         assert kills > 20
         await healed(supervisor)
         end = time.monotonic() + SECONDS / 2
+        rounds = 0
         while time.monotonic() < end:
             await one_end(supervisor, strategy, draw)
+            rounds += 1
         await healed(supervisor)
+        print(f"{strategy}: {kills} ends at random, then {rounds} one by one")
         await Supervisor.stop(supervisor)
         assert await receive(timeout=5) == (a.EXIT, supervisor, a.normal)
         await left.check()
@@ -233,6 +236,7 @@ def test_a_tree_gives_up_as_its_intensity_says(strategy: str, draw: random.Rando
     async def main() -> None:
         left = Left()
         end = time.monotonic() + SECONDS / 2
+        trees = 0
         while time.monotonic() < end:
             allowed = draw.randint(0, 4)
             supervisor = await Supervisor.start_link(
@@ -244,6 +248,8 @@ def test_a_tree_gives_up_as_its_intensity_says(strategy: str, draw: random.Rando
             exit(draw.choice([*last.values()]), a.kill)
             assert await receive(timeout=5) == (a.EXIT, supervisor, a.shutdown)
             await left.check()
+            trees += 1
+        print(f"{strategy}: {trees} trees gave up")
 
     in_a_node(main)
 

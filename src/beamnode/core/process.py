@@ -123,15 +123,16 @@ NO_TABLE: Final = _NoTable()
 
 def reference_in(message: Any) -> Reference | None:
     """The reference that says whose answer a message is: of `{[alias|Reference], Reply}`, which gen.erl has servers
-    send, or of `{'DOWN', Reference, process, Object, Reason}`, which a monitor leaves; None in every other message.
+    send, of `{Reference, Reply}`, which tasks of Elixir send, or of `{'DOWN', Reference, process, Object, Reason}`,
+    which a monitor leaves; None in every other message.
     """
     if type(message) is not tuple:
-        return None
+        return reference_in(message.message) if type(message) is Origin else None
     if len(message) == 2:
-        tag = message[0]
-        reference = (
-            tag.tail if type(tag) is ImproperList and len(tag.elements) == 1 and tag.elements[0] is _ALIAS else None
-        )
+        reference = message[0]
+        if type(reference) is ImproperList:
+            alias = len(reference.elements) == 1 and reference.elements[0] is _ALIAS
+            reference = reference.tail if alias else None
     else:
         reference = message[1] if len(message) == 5 else None
     return reference if type(reference) is Reference else None

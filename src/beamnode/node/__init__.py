@@ -14,7 +14,9 @@ from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
 from beamnode.node.functions import (
     Timer,
     alias,
+    before_shut_down,
     demonitor,
+    end_node,
     exit,
     group_leader,
     is_process_alive,
@@ -33,6 +35,7 @@ from beamnode.node.functions import (
     spawn,
     spawn_link,
     spawn_monitor,
+    tell_watcher,
     trap_exit,
     unalias,
     unlink,
@@ -43,8 +46,8 @@ from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
-from beamnode.node.spawning import run_asked
-from beamnode.node.tagged import receive_tagged
+from beamnode.node.spawning import Refused, run_asked
+from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
@@ -64,15 +67,19 @@ __all__ = [
     "Policy",
     "PolicyHook",
     "RaisedElsewhere",
+    "Refused",
     "Service",
     "StaticPorts",
+    "TaggedMessages",
     "Timer",
     "Unlisted",
     "alias",
+    "before_shut_down",
     "blocking_body",
     "current_body",
     "current_body_or_none",
     "demonitor",
+    "end_node",
     "error_text",
     "exit",
     "from_users_code",
@@ -103,6 +110,7 @@ __all__ = [
     "spawn_monitor",
     "spawn_with_dictionary",
     "stack_of",
+    "tell_watcher",
     "trap_exit",
     "unalias",
     "unlink",

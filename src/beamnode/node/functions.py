@@ -190,6 +190,15 @@ def demonitor(reference: Reference, *, flush: bool = False) -> bool:
     return done
 
 
+def tell_watcher(reference: Reference, reason: Any) -> bool:
+    """To the one process that monitors the current one by `reference` it ends with `reason`; it does not.
+
+    This is how a call is refused: the caller's monitor is done. False if there is no such monitor.
+    """
+    told: bool = _act(lambda runtime, process: runtime.signals.tell_watcher(process, reference, reason))
+    return told
+
+
 def exit(*args: Any) -> None:
     """`exit(reason)` ends the current process; `exit(pid, reason)` sends an exit signal to another.
 
@@ -306,6 +315,29 @@ def process_info(pid: Pid | None = None, item: str | Iterable[str] | None = None
         return None if wanted is None else info_of(wanted, runtime.signals, item)
 
     return _act(act)
+
+
+def before_shut_down(function: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+    """Have the node await `function()`, in a process of its own, before it ends its processes, for so many `seconds`.
+
+    What was given last comes first; giving the same function again changes nothing.
+    """
+
+    def act(runtime: Runtime, _process: Process) -> None:
+        if all(known is not function for known, _ in runtime.closing):
+            runtime.closing.append((function, seconds))
+
+    _act(act)
+
+
+def end_node(reason: Any) -> None:
+    """Shut the node of the current process down. The body of its `async with`, if there is one, ends with `reason`."""
+
+    def act(runtime: Runtime, _process: Process) -> None:
+        if runtime.end_node is not None:
+            runtime.end_node(reason)
+
+    _act(act)
 
 
 class Timer:

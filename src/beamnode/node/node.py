@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ from beamnode.carriers.tcp import Tcp
 from beamnode.core.connections import AutoConnect, NodesKind
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import Subscription
-from beamnode.core.process import Process
+from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
@@ -249,6 +250,7 @@ class Node:
             self._identities = Identities(self._name, creation)
             self._runtime = Runtime(self._identities, network.loop, self._transmit, self._spawner.requested)
             self._runtime.spawner = self._spawner
+            self._runtime.end_node = self._end
             self._lender = None
         else:
             self._identities.renew(creation)
@@ -344,6 +346,29 @@ class Node:
         await self.shut_down()
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             raise ProcessExit(reason) from None
+
+    def _end(self, reason: Any) -> None:
+        """What `end_node` does: ends the body of `async with`, which shuts the node down; or does that itself."""
+        runtime = self._required_runtime()
+        if self._block is not None:
+            runtime.end(self._block.process, reason)
+            return
+        task = runtime.loop.create_task(self.shut_down(), context=contextvars.Context())
+        runtime.ending.add(task)
+        task.add_done_callback(runtime.ending.discard)
+
+    async def _close_floors(self) -> None:
+        """What floors above want done while all processes are there (`before_shut_down`)."""
+        runtime = self._required_runtime()
+        while runtime.closing:
+            function, seconds = runtime.closing.pop()
+            try:
+                async with asyncio.timeout(seconds):
+                    await runtime.run_process(function)
+            except TimeoutError:
+                log.warning("%s has not ended within %s s: node %s goes on", name_of(function), seconds, self._name)
+            except Exception:
+                log.exception("%s failed as node %s shut down", name_of(function), self._name)
 
     async def _end_processes(self) -> None:
         """End every process but the services, and wait (a while) for their code to end."""
@@ -529,16 +554,18 @@ class Node:
         self._own_process().tells_origin = True
 
     async def shut_down(self) -> None:
-        """End every process, then `stop`: what leaving `async with` does."""
+        """End every process, then `stop`: what leaving `async with` does; first what `before_shut_down` was told."""
         if self._runtime is None:
             return
         try:
+            await self._close_floors()
             await self._end_processes()
         finally:
             try:
                 await self.stop()
             finally:
                 await self._end_processes()  # what peers started meanwhile
+                self._runtime.tables.clear()
 
     @overload
     def expose(

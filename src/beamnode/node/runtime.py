@@ -43,6 +43,7 @@ ATOM_CHARACTERS_MAX = 255
 
 Result = TypeVar("Result")
 SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
+Closing = tuple[Callable[[], Coroutine[Any, Any, None]], float]  # with the seconds that it may take
 
 
 class Runtime:
@@ -72,6 +73,9 @@ class Runtime:
         self.spawner: Spawner | None = None  # the node's, which knows what peers may run here
         self.face: object = None  # the node as a floor above shows it, where that has set it (`sync.current_node`)
         self.ending: set[asyncio.Task[Any]] = set()  # of ended processes, whose code is still winding up
+        self.tables: dict[str, Any] = {}  # what floors above keep with the node, as OTP does in named ets tables
+        self.closing: list[Closing] = []  # what the node does before it ends its processes, the last one first
+        self.end_node: Callable[[Any], None] | None = None  # the node's: `end_node(reason)`
 
     # --- Carrying out -------------------------------------------------------------------------------------------------
 

@@ -101,8 +101,11 @@ async def start(start: Start, more: Sequence[Any] = ()) -> Started:
         raise NotStarted((a.already_started, error.pid)) from None
     except StartFailed as error:
         raise NotStarted(error.reason) from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         current_body().check_alive()  # its own end is no failure of the child
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            raise
         raise NotStarted((a.EXIT, reason_of(error))) from error
     match result:
         case Pid() as pid:
@@ -178,7 +181,10 @@ async def end(child: Child, supervisor: str) -> None:
 
 
 async def end_in_order(children: Iterable[Child], supervisor: str) -> None:
-    """End children one after the other, each when the one before has ended. Afterwards none has a pid."""
+    """End children one after the other, each when the one before has ended. Afterwards none has a pid.
+
+    Forget the pids before: `EXIT` messages of the children may come.
+    """
     exits = _Exits(children)
     for count, (pid, child) in enumerate(exits.children.items(), 1):
         reference = _order(child)
@@ -189,12 +195,14 @@ async def end_in_order(children: Iterable[Child], supervisor: str) -> None:
         exits.note(pid, reason, supervisor)
         if count % _ENDED_PER_TURN == 0:
             await asyncio.sleep(0)
-    exits.flush()
 
 
 async def end_at_once(children: Iterable[Child], supervisor: str) -> None:
-    """End children all at the same time, and wait for them. Afterwards none has a pid."""
-    exits = _Exits(children)
+    """End children all at the same time, and wait for them. Afterwards none has a pid.
+
+    Forget the pids before: `EXIT` messages of the children may come.
+    """
+    exits = _Exits(sorted(children, key=_seconds))  # so that each is killed when its own time is over
     loop = asyncio.get_running_loop()
     began = loop.time()
     references: dict[Pid, Reference] = {}
@@ -211,7 +219,13 @@ async def end_at_once(children: Iterable[Child], supervisor: str) -> None:
     finally:
         for reference in references.values():
             demonitor(reference, flush=True)
-    exits.flush()
+
+
+def _seconds(child: Child) -> float:
+    shutdown = child.spec.shutdown
+    if shutdown is None:
+        return float("inf")
+    return 0.0 if isinstance(shutdown, Atom) else shutdown
 
 
 def _order(child: Child) -> Reference:
@@ -225,10 +239,9 @@ def _order(child: Child) -> Reference:
 async def _end_of(reference: Reference, child: Child, gone: float = 0.0) -> Any:
     """Why it ended; what has not after its time, of which `gone` seconds are over, is killed."""
     shutdown = child.spec.shutdown
+    timeout = None if shutdown is None or isinstance(shutdown, Atom) else max(shutdown - gone, 0)
     try:
-        message = await receive_tagged(
-            reference, timeout=max(shutdown - gone, 0) if isinstance(shutdown, int | float) else None
-        )
+        message = await receive_tagged(reference, timeout=timeout)
     except TimeoutError:
         assert child.pid is not None
         exit(child.pid, a.kill)
@@ -237,9 +250,10 @@ async def _end_of(reference: Reference, child: Child, gone: float = 0.0) -> Any:
 
 
 class _Exits:
-    """Children that are being ended, and the `EXIT` messages of them in the mailbox, which nobody shall see.
+    """Children that are being ended.
 
-    They are taken out in one pass for many children, and not one by one: a mailbox may be long.
+    Of one that ended just before, an `EXIT` message in the mailbox tells the reason. It is taken in one pass for all of
+    them, since a mailbox may be long; for the same reason those of others stay: a supervisor does not know the pid.
     """
 
     def __init__(self, children: Iterable[Child]) -> None:
@@ -258,14 +272,12 @@ class _Exits:
             report(a.shutdown_error, supervisor, child, reason)
         child.pid = None
 
-    def flush(self) -> None:
-        """All have ended."""
-        self._take()
-
     def _take(self) -> None:
         children = self.children
         messages = current_body().process.mailbox.remove_all(
-            lambda got: type(got) is tuple and len(got) == 3 and got[0] is a.EXIT and got[1] in children
+            lambda got: (
+                type(got) is tuple and len(got) == 3 and got[0] is a.EXIT and type(got[1]) is Pid and got[1] in children
+            )
         )
         self._told.update((pid, reason) for _, pid, reason in messages)
 

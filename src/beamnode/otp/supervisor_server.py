@@ -79,12 +79,15 @@ class SupervisorServer(Handlers):
             case (a.start_child, spec):
                 return await self._start_child(spec)
             case (a.terminate_child | a.restart_child | a.delete_child | a.get_childspec as what, id):
-                try:
-                    child = self._children.get(key_of(id))
-                except BadChildSpec:
-                    child = None
+                child = self._find(id)
                 return (a.error, a.not_found) if child is None else await self._with_child(what, child)
         return (a.error, (a.unknown_request, sendable_state(request)))
+
+    def _find(self, id: Any) -> Child | None:
+        try:
+            return self._children.get(key_of(id))
+        except BadChildSpec:
+            return None
 
     async def _with_child(self, what: Atom, child: Child) -> Any:
         if what is a.get_childspec:
@@ -163,7 +166,7 @@ class SupervisorServer(Handlers):
     async def handle_cast(self, request: Any) -> None:
         match request:
             case (a.try_again_restart, id):
-                child = self._children.get(key_of(id))
+                child = self._find(id)
                 if child is not None and child.restarting:
                     await self._restart(child)
             case _:

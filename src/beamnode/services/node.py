@@ -11,7 +11,7 @@ from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, a
 from beamnode.node import Node as BareNode
 from beamnode.node import NodeOptions, Service
-from beamnode.otp import gen
+from beamnode.otp import application_controller, gen
 from beamnode.services import erlang_calls, global_process, logger_proxy, net_kernel, rex, rpc_client, user
 from beamnode.services.console import Console
 from beamnode.services.net_control import NetControl
@@ -47,6 +47,7 @@ class Node(NetControl):
         )
         super().__init__(name, services=services, **options)
         erlang_calls.install(self)
+        self.serve_builtin("application", "which_applications", 0, application_controller.which_applications)
 
     async def ping(self, node: Atom | str) -> Atom:
         """Connect to `node` and ask its `net_kernel` for a sign of life: `a.pong`, or `a.pang` when there is none."""
