@@ -14,7 +14,7 @@ from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import current_body, send, trap_exit
 from beamnode.node import self as own_pid
-from beamnode.otp import child_specs, gen, supervision
+from beamnode.otp import child_specs, gen, roots, supervision
 from beamnode.otp.child_specs import BadChildSpec, id_term, key_of
 from beamnode.otp.handlers import Handlers, Ignore, Stop
 from beamnode.otp.supervision import Child, NotStarted, report
@@ -39,6 +39,7 @@ class SupervisorServer(Handlers):
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Start all children, or none. `make().init(*args, **options)` tells which."""
         trap_exit()
+        roots.end_with_node()
         self._module = _module_of(make)
         self._name = supervision.supervisor_name(name, self._module)
         setup = make().init(*args, **options)
