@@ -224,7 +224,10 @@ async def test_shutdown_cancels(world: World, node: Node) -> None:
         assert await world.elixir(f"Task.shutdown(task{how})") is None
         await marked(("cancelled", 1))
     answer = await world.elixir(
-        f"task = Task.Supervisor.async({OURS}, :py, :add, [1, 2]); Process.sleep(100); Task.shutdown(task)"
+        f"""
+        task = Task.Supervisor.async({OURS}, :py, :add, [1, 2]); ref = Process.monitor(task.pid)
+        receive do {{:DOWN, ^ref, _, _, _}} -> Task.shutdown(task) end
+        """
     )
     assert answer == (a.ok, 3)
 

@@ -45,6 +45,10 @@ defmodule :same do
     end
   end
   def messages(n), do: for(_ <- 1..n, do: (receive do m -> m after 5000 -> :no_message end))
+  def ended(task) do
+    ref = Process.monitor(task.pid)
+    receive do {:DOWN, ^ref, _, _, _} -> task end
+  end
   def caught(fun) do
     fun.()
   catch
@@ -76,10 +80,10 @@ SAME = {
     "undefined": f"{NOLINK}(sup, :py, :nothing, [1]) |> Task.yield()",
     "yield_then_shutdown": f"t = {LINK}(sup, :py, :hang, []); {{Task.yield(t, 10), Task.shutdown(t)}}",
     "brutal_shutdown": f"t = {LINK}(sup, :py, :hang, []); Task.shutdown(t, :brutal_kill)",
-    "shutdown_when_done": f"t = {LINK}(sup, :py, :add, [1, 2]); Process.sleep(100); Task.shutdown(t)",
+    "shutdown_when_done": f"{LINK}(sup, :py, :add, [1, 2]) |> :same.ended() |> Task.shutdown()",
     "shutdown_when_crashed": f"""
         for r <- {REASONS} do
-            t = {NOLINK}(sup, :py, :leave, [r]); Process.sleep(50); {{Task.shutdown(t), Task.shutdown(t, :brutal_kill)}}
+            t = {NOLINK}(sup, :py, :leave, [r]) |> :same.ended(); {{Task.shutdown(t), Task.shutdown(t, :brutal_kill)}}
         end
     """,
     "await_in_vain": f"t = {NOLINK}(sup, :py, :hang, []); :same.caught(fn -> Task.await(t, 10) end)",
@@ -93,7 +97,7 @@ SAME = {
         |> Task.yield_many(300)
     """,
     "ignore": f"""
-        t = {LINK}(sup, :py, :add, [1, 2]); Process.sleep(100)
+        t = {LINK}(sup, :py, :add, [1, 2]) |> :same.ended()
         {{Task.ignore(t), Task.ignore({LINK}(sup, :py, :slow, [1]))}}
     """,
     "owner": f"""

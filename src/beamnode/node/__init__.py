@@ -7,6 +7,7 @@ from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
+from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, INITIAL_CALL, LABEL
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
@@ -50,6 +51,10 @@ from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
+    "ANCESTORS",
+    "CALLERS",
+    "INITIAL_CALL",
+    "LABEL",
     "AliasKind",
     "Asked",
     "Callee",

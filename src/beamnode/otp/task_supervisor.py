@@ -263,6 +263,11 @@ class _Given:
 class TaskSupervisorServer(DynamicServer):
     """A dynamic supervisor that also starts tasks: what peers ask for is run under the node's policy."""
 
+    @classmethod
+    def initial_call(cls, *_args: Any) -> tuple[Atom, Atom, int]:
+        """As supervisors of OTP say it."""
+        return a.supervisor, Atom("Elixir.Task.Supervisor"), 1
+
     async def init(self, setup: DynamicSetup, name: names.Name | None) -> None:  # type: ignore[override]
         """`setup` are the options of a dynamic supervisor."""
         await super().init(lambda: _Given(setup), (), {}, name)
