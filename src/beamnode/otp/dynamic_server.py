@@ -26,6 +26,11 @@ class DynamicServer(Handlers):
     wants_origin = True
     _module = Atom("DynamicSupervisor")
 
+    @classmethod
+    def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
+        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
+        return a.supervisor, Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2]), 1
+
     def module_name(self) -> Atom:  # type: ignore[override]
         """The class whose `init` told the options."""
         return self._module
