@@ -274,7 +274,7 @@ def _for(agent: names.Server, module: Any, function: Any, args: Sequence[Any]) -
         raise UsageError(f"an Agent takes a function of its state, or module, function, args, not {shown(module)}")
     if args:
         raise UsageError("a function of an Agent's state gets the state alone: use a lambda or functools.partial")
-    if not _is_here(agent):
+    if not names.is_here(agent):
         raise UsageError("a Python function cannot travel to another node: name one there, as module, function, args")
     return module
 
@@ -286,10 +286,3 @@ def _named(module: Any, function: Any, args: Any) -> tuple[Atom, Atom, list[Any]
             f"not by {shown((module, function, args))}"
         )
     return Atom(str(module)), Atom(str(function)), list(args)
-
-
-def _is_here(agent: names.Server) -> bool:
-    at = names.located(agent)
-    if isinstance(at, Pid):
-        return at.node is own_pid().node
-    return not isinstance(at, tuple) or str(at[1]) == str(own_pid().node)
