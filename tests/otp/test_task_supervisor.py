@@ -320,3 +320,25 @@ async def test_strangers_do_not_tell_a_task_what_to_run() -> None:
     reference = monitor(pid)
     assert (await receive(timeout=5))[1:4] == (reference, a.process, pid)
     exit_(stranger, a.kill)
+
+
+@with_a_supervisor
+async def test_cancelling_a_start_leaves_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_process, "HANDSHAKE_SECONDS", 600.0)  # it would wait for so long to be told what to run
+    await sys.suspend("tasks")
+    starting = [
+        asyncio.ensure_future(start("tasks", task_functions.hang))
+        for start in (TaskSupervisor.async_, TaskSupervisor.async_nolink)
+    ]
+    await asyncio.sleep(0.01)
+    for future in starting:
+        future.cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
+    await sys.resume("tasks")
+    while await TaskSupervisor.children("tasks"):
+        await asyncio.sleep(0.005)
+    assert (await GenServer.call("tasks", a.count_children))[1] == (a.active, 0)
+    starting = [asyncio.ensure_future(TaskSupervisor.async_("nobody", task_functions.hang))]
+    await asyncio.sleep(0)
+    starting[0].cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
