@@ -258,3 +258,39 @@ def test_monitors_of_a_peer_go_both_ways_at_once(signals: Signals, process: Proc
     assert inbox(process) == [(a.EXIT, REMOTE_2, a.noconnection), down(reference, REMOTE, a.noconnection)]
     assert not process.watchers
     assert_no_ties(signals)
+
+
+# --- One watcher is told, and the process lives on --------------------------------------------------------------------
+
+
+def test_one_watcher_here_is_told_what_is_no_end(signals: Signals, process: Process) -> None:
+    server = spawn(signals)
+    first, second = (signals.monitor(process, server.pid, alias=AliasKind.REPLY_DEMONITOR) for _ in range(2))
+    assert signals.tell_watcher(server, first, a.refused)
+    assert inbox(process) == [down(first, server.pid, a.refused)]
+    assert list(process.monitors) == list(process.aliases) == list(server.watchers) == [second]
+    assert not signals.tell_watcher(server, first, a.refused)
+    assert not signals.tell_watcher(process, second, a.refused)
+    signals.end(server, a.boom)
+    assert inbox(process) == [down(second, server.pid, a.boom)]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_one_watcher_elsewhere_is_told_what_is_no_end(signals: Signals, process: Process, by_name: bool) -> None:
+    signals.register(a.server, process)
+    target = a.server if by_name else process.pid
+    signals.receive(PEER, control.MonitorP(REMOTE, target, REF))
+    assert signals.tell_watcher(process, REF, a.refused)
+    assert sent(signals) == [control.MonitorPExit(target, REMOTE, REF, a.refused)]
+    assert_no_ties(signals)
+    assert not signals.tell_watcher(process, REF, a.refused)
+    signals.end(process, a.boom)
+    assert not sent(signals)
+
+
+def test_who_works_for_the_watcher_that_is_told_ends(signals: Signals, process: Process) -> None:
+    worker = spawn(signals)
+    reference = signals.monitor(process, worker.pid)
+    signals.end_unwatched(worker)
+    assert signals.tell_watcher(worker, reference, a.refused)
+    assert worker.exit_reason is a.killed

@@ -186,6 +186,15 @@ def test_the_current_process_itself() -> None:
     in_a_node(main)
 
 
+def test_one_that_runs_only_pythons_own_code() -> None:
+    async def main() -> None:
+        pid = spawn(asyncio.sleep, 60)
+        await asyncio.sleep(0)
+        assert [line.function for line in stack(pid)] == ["sleep"]
+
+    in_a_node(main)
+
+
 def test_a_guest() -> None:
     node = sync.Node("guest@127.0.0.1", cookie="c", discovery=FixedPort(free_port()))
     node.start()

@@ -202,8 +202,11 @@ FAILURES: list[Any] = [a.ignore, (a.error, a.no), (a.exit, a.never), (a.exit, a.
 class Cases:
     """Draws cases from a seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, release: int) -> None:
         self.random = random.Random(seed)
+        self.calls = [a.start_child, a.terminate_child, a.restart_child, a.delete_child]
+        if release >= 28:  # older ones know no `which_child`, and end
+            self.calls.append(a.which_child)
 
     def case(self) -> Any:
         draw = self.random
@@ -260,7 +263,7 @@ class Cases:
     def call(self, auto: Atom) -> Any:
         draw = self.random
         id = draw.choice(IDS)
-        what = draw.choice([a.start_child, a.terminate_child, a.restart_child, a.delete_child, a.get_childspec])
+        what = draw.choice(self.calls)
         if what is a.start_child:
             spec: Any = self.spec(id, auto, start=draw.random() < 0.7)
             if draw.random() < 0.2 and not spec.get(a.significant) and a.start in spec:
@@ -463,10 +466,12 @@ def shown(term: Any, names: dict[Any, Any]) -> Any:
     return repr(term)
 
 
-def test_random_cases(erl: ErlNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_random_cases(
+    otp: Otp, erl: ErlNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL, "beamnode")
     seed = int(os.environ.get("BEAMNODE_SUPERVISOR_SEED", "0")) or time.time_ns()
-    cases = Cases(seed)
+    cases = Cases(seed, otp.release)
     drawn = [*CHOSEN, *(cases.case() for _ in range(CASES))]
     theirs = erl.eval("kid:all(Cases)", 120, Cases=drawn)
 

@@ -10,7 +10,7 @@ import pytest
 
 from beamnode import FixedPort, GenServer, Node, a, process_info, receive, register, self, send, spawn, sync
 from beamnode.carriers.memory import MemoryNetwork
-from beamnode.node import process_dictionary
+from beamnode.node import ANCESTORS, INITIAL_CALL, process_dictionary
 from beamnode.otp import proc_lib, sys
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -50,8 +50,8 @@ def test_a_started_process_knows_where_it_comes_from() -> None:
         pid, dictionary, argument = await proc_lib.start(started, 7)
         assert argument == 7
         assert dictionary == {
-            proc_lib.INITIAL_CALL: (a.test_proc_lib, a.started, 1),
-            proc_lib.ANCESTORS: [self()],
+            INITIAL_CALL: (a.test_proc_lib, a.started, 1),
+            ANCESTORS: [self()],
         }
         assert process_info(pid)["dictionary"] == dictionary
 
@@ -65,10 +65,10 @@ def test_ancestors_go_by_their_names() -> None:
         below = await GenServer.call(top, a.start)
         named = await Telling.start(name="named")
         last = await GenServer.call(named, a.start)
-        ancestors = [process_info(pid, "dictionary")[proc_lib.ANCESTORS] for pid in (top, below, named, last)]
+        ancestors = [process_info(pid, "dictionary")[ANCESTORS] for pid in (top, below, named, last)]
         assert ancestors == [[a.main], [top, a.main], [a.main], [a.named, a.main]]
         assert (await sys.get_state(below))[a.seen] == process_info(below, "dictionary")
-        assert process_info(top, "dictionary")[proc_lib.INITIAL_CALL] == (a.Telling, a.init, 1)
+        assert process_info(top, "dictionary")[INITIAL_CALL] == (a.Telling, a.init, 1)
         *_, (dictionary, _, _, _, _) = await sys.get_status(last)
         assert dictionary == [(a["$initial_call"], (a.Telling, a.init, 1)), (a["$ancestors"], [a.named, a.main])]
 

@@ -498,7 +498,7 @@ def test_reports_and_progress(caplog: pytest.LogCaptureFixture) -> None:
         *["child_terminated"] * 4,
         "shutdown",
     ]
-    assert "Reason: ((Atom('RuntimeError'), b'boom')" in records[1].getMessage()
+    assert "Reason: RuntimeError: boom (" in records[1].getMessage()
     assert "reached_max_restart_intensity" in records[-1].getMessage()
     assert [record.levelname for record in records] == ["DEBUG", *["ERROR"] * 5]
 

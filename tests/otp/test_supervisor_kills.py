@@ -57,8 +57,8 @@ class Server(GenServer):
         await asyncio.sleep(1000)
 
 
-class Careful(Server):
-    """Traps exits, and takes a while to end."""
+class Careful(Server, shutdown=0.05):
+    """Traps exits, and takes a while to end; longer than it may, when it is busy with the `EXIT` of another."""
 
     def init(self, number: int) -> None:
         trap_exit()
@@ -189,7 +189,7 @@ def test_a_tree_heals(strategy: str, draw: random.Random) -> None:
         spared = left.processes | {supervisor}
         end = time.monotonic() + SECONDS / 2
         kills = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or kills < 20:
             for pid in draw.sample(there := [pid for pid in running() if pid not in spared], min(len(there), 2)):
                 kills += 1
                 if draw.random() < 0.2:
@@ -197,14 +197,16 @@ def test_a_tree_heals(strategy: str, draw: random.Random) -> None:
                 else:
                     exit(pid, draw.choice(REASONS))
             await asyncio.sleep(draw.choice([0, 0, 0.001, 0.005]))
-        assert kills > 20
         await healed(supervisor)
         end = time.monotonic() + SECONDS / 2
+        rounds = 0
         while time.monotonic() < end:
             await one_end(supervisor, strategy, draw)
+            rounds += 1
         await healed(supervisor)
+        print(f"{strategy}: {kills} ends at random, then {rounds} one by one")
         await Supervisor.stop(supervisor)
-        assert await receive(timeout=5) == (a.EXIT, supervisor, a.normal)
+        assert await receive(timeout=30) == (a.EXIT, supervisor, a.normal)
         await left.check()
 
     in_a_node(main)
@@ -233,6 +235,7 @@ def test_a_tree_gives_up_as_its_intensity_says(strategy: str, draw: random.Rando
     async def main() -> None:
         left = Left()
         end = time.monotonic() + SECONDS / 2
+        trees = 0
         while time.monotonic() < end:
             allowed = draw.randint(0, 4)
             supervisor = await Supervisor.start_link(
@@ -242,8 +245,10 @@ def test_a_tree_gives_up_as_its_intensity_says(strategy: str, draw: random.Rando
                 await one_end(supervisor, strategy, draw)
             last = await healed(supervisor)
             exit(draw.choice([*last.values()]), a.kill)
-            assert await receive(timeout=5) == (a.EXIT, supervisor, a.shutdown)
+            assert await receive(timeout=30) == (a.EXIT, supervisor, a.shutdown)
             await left.check()
+            trees += 1
+        print(f"{strategy}: {trees} trees gave up")
 
     in_a_node(main)
 
@@ -256,7 +261,7 @@ def test_restarts_that_are_long_ago_do_not_count(draw: random.Random) -> None:
             await one_end(supervisor, "one_for_one", draw)
             await asyncio.sleep(0.06)
         await Supervisor.stop(supervisor, "shutdown")
-        assert await receive(timeout=5) == (a.EXIT, supervisor, a.shutdown)
+        assert await receive(timeout=30) == (a.EXIT, supervisor, a.shutdown)
         await left.check()
 
     in_a_node(main)
@@ -271,8 +276,8 @@ def test_the_end_of_the_parent_ends_the_tree() -> None:
             send(owner, await Supervisor.start_link(children(), strategy="one_for_all"))
 
         spawn_link(parent)
-        supervisor = await receive(lambda got: isinstance(got, Pid), timeout=5)
-        assert (await receive(timeout=5))[2] is a.normal
+        supervisor = await receive(lambda got: isinstance(got, Pid), timeout=30)
+        assert (await receive(timeout=30))[2] is a.normal
         await left.check()
         assert process_info(supervisor) is None
 

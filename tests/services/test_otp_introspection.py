@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rpc_support import HOST, RpcWorld, until
 
-from beamnode import Atom, GenServer, Node, Pid, a, monitor, process_info, receive, self, send, spawn, sync
+from beamnode import Atom, GenServer, Node, Pid, a, exit, monitor, process_info, receive, self, send, spawn, sync
 from beamnode.otp import proc_lib
+from beamnode.otp.supervisor import Supervisor
 from beamnode.testing.peers import Otp
 
 pytestmark = pytest.mark.otp
@@ -85,7 +86,7 @@ async def test_each_item_of_a_server(scene: Scene) -> None:
     pid = await Counter.start_link(name="counter")
     leader = process_info(pid, "group_leader")
     location = await scene.erlang("process_info", pid, a.current_location)
-    assert location[1][:2] == (Atom("beamnode.otp.server_loop"), Atom("_Loop.serve"))
+    assert location[1][0] is Atom("beamnode.otp.server_loop")
     for item, value in {
         "async_dist": False,
         "current_function": location[1][:3],
@@ -118,6 +119,7 @@ async def test_each_item_of_a_server(scene: Scene) -> None:
         assert await scene.erlang("process_info", pid, Atom(item)) == (Atom(item), value), item
     key = (a.dictionary, a["$process_label"])
     assert await scene.erlang("process_info", pid, key) == (key, (a.counter, 1))
+    assert await scene.erlang("process_info", pid, (a.dictionary, [1])) == ((a.dictionary, [1]), a.undefined)
     absent = (a.dictionary, a.absent)
     assert await scene.erlang("process_info", pid, [absent, a.status]) == [(absent, a.undefined), (a.status, a.waiting)]
     item, size = await scene.erlang("process_info", pid, a.memory)
@@ -361,3 +363,29 @@ async def test_a_crash_is_told_where_its_group_leader_is(scene: Scene) -> None:
         assert -1 not in places, text
         assert places == sorted(places), text
         assert text.count("Traceback") == 1, text
+
+
+def fails_in_a_thread() -> None:
+    raise ValueError("in a thread")
+
+
+async def supervises() -> None:
+    top = await Supervisor.start_link([Counter], strategy="one_for_one", name="top")
+    [(_, pid, _, _)] = await Supervisor.which_children(top)
+    exit(pid, a.kill)
+    await receive()
+
+
+@on_a_node
+async def test_what_else_is_told_there(scene: Scene) -> None:
+    """A crash in a thread, and what a supervisor reports; not that its children have started."""
+    for function, last in ((fails_in_a_thread, "ValueError: in a thread"), (supervises, "Offender: ")):
+        scene.node.expose(function, module="py", name=function.__name__)
+        begin = len(scene.world.peer.log())
+        source = "group_leader(whereis(user), self()), spawn(Node, py, Function, [])"
+        await scene.world.erl(source, Node=scene.node.name, Function=Atom(function.__name__))
+        await until(lambda begin=begin, last=last: last in scene.world.peer.log()[begin:])
+        text = scene.world.peer.log()[begin:]
+        assert "started " not in text.partition("Offender: ")[0]
+    assert "Supervisor top: child_terminated" in text
+    assert "Reason: Atom('killed')" in text

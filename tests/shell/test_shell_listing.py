@@ -12,7 +12,7 @@ import pytest
 import beamnode.sync as sync
 from beamnode import Epmd, FixedPort, GenServer, StaticPorts, a, receive
 from beamnode.carriers.tcp import Tcp
-from beamnode.node import process_dictionary
+from beamnode.node import INITIAL_CALL, process_dictionary
 from beamnode.otp import proc_lib
 from beamnode.otp.supervisor import Supervisor
 from beamnode.shell import listing
@@ -67,7 +67,7 @@ class Odd(GenServer):
     """Says that it is a supervisor, and what it is told to say of its children."""
 
     def init(self, told: object) -> None:
-        process_dictionary()[proc_lib.INITIAL_CALL] = (a.supervisor, a.Odd, 1)
+        process_dictionary()[INITIAL_CALL] = (a.supervisor, a.Odd, 1)
         self.told = told
 
     def handle_call(self, request: object, sender: object) -> object:
@@ -124,6 +124,32 @@ def test_what_an_odd_supervisor_tells(enter: Type) -> None:
     enter("loop = start([])")
     enter("sys.replace_state(loop, lambda state: {'told': [(1, loop, a.supervisor, [])]})")
     assert enter("tree(loop)") == ["P supervisor Odd", "└── 1 P supervisor Odd"]
+
+
+def test_a_tree_of_each_kind_of_supervisor(enter: Type) -> None:
+    enter("from beamnode.otp.dynamic_supervisor import DynamicSupervisor")
+    enter("from beamnode.otp.partition_supervisor import PartitionSupervisor")
+    enter("top = await Supervisor.start_link([], strategy='one_for_one', name='top')")
+    enter("await Supervisor.start_child(top, Supervisor.child_spec(DynamicSupervisor, id='dynamic'))")
+    enter("start = lambda: PartitionSupervisor.start_link(Counter, name='parts', partitions=2)")
+    enter("await Supervisor.start_child(top, {'id': 'parts', 'start': (start, ()), 'type': 'supervisor'})")
+    enter("[(_, dynamic, _, _)] = [child for child in await Supervisor.which_children(top) if child[0] == 'dynamic']")
+    for number in (1, 2):
+        enter(f"await DynamicSupervisor.start_child(dynamic, (Counter, {number}))")
+    assert enter("tree(dynamic)") == [
+        "P supervisor DynamicSupervisor",
+        "├── P number 1",
+        "└── P number 2",
+    ]
+    assert enter("tree(top)") == [
+        "top P supervisor Supervisor",
+        "├── dynamic P supervisor DynamicSupervisor",
+        "│   ├── P number 1",
+        "│   └── P number 2",
+        "└── parts P supervisor Supervisor",
+        "    ├── 0 P Counter.init/1",
+        "    └── 1 P Counter.init/1",
+    ]
 
 
 def test_many_children(enter: Type, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -411,6 +411,18 @@ class Signals:
             return
         self._add_remote_watcher(process, reference, Watcher(sender, target))
 
+    def tell_watcher(self, process: Process, reference: Reference, reason: Any) -> bool:
+        """To the holder of one monitor `process` ends with `reason`; to everybody else it lives on.
+
+        So a call is refused as one is that a server does not survive. False if there is no such monitor.
+        """
+        watcher = process.watchers.pop(reference, None)
+        if watcher is None:
+            return False
+        self._tell_watcher(reference, watcher, reason)
+        self._check_watched(process)
+        return True
+
     def end_unwatched(self, process: Process) -> None:
         """From now on `process` ends with `killed` as soon as nobody monitors it (any more)."""
         process.ends_unwatched = True

@@ -7,6 +7,7 @@ from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.blocking import blocking_body
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
+from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, INITIAL_CALL, LABEL
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
@@ -34,6 +35,7 @@ from beamnode.node.functions import (
     spawn,
     spawn_link,
     spawn_monitor,
+    tell_watcher,
     trap_exit,
     unalias,
     unlink,
@@ -44,11 +46,15 @@ from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
-from beamnode.node.spawning import run_asked
+from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
 
 __all__ = [
+    "ANCESTORS",
+    "CALLERS",
+    "INITIAL_CALL",
+    "LABEL",
     "AliasKind",
     "Asked",
     "Callee",
@@ -61,6 +67,7 @@ __all__ = [
     "Policy",
     "PolicyHook",
     "RaisedElsewhere",
+    "Refused",
     "Service",
     "StaticPorts",
     "TaggedMessages",
@@ -103,6 +110,7 @@ __all__ = [
     "spawn_monitor",
     "spawn_with_dictionary",
     "stack_of",
+    "tell_watcher",
     "trap_exit",
     "unalias",
     "unlink",

@@ -12,7 +12,9 @@ from beamnode.node.body import LoopBody
 from beamnode.node.current import current
 
 if TYPE_CHECKING:
+    from beamnode.core.process import Process
     from beamnode.node.node import Node
+    from beamnode.node.runtime import Runtime
 
 
 class GuestBody(LoopBody):
@@ -23,7 +25,9 @@ class GuestBody(LoopBody):
 
     __slots__ = ("thread",)
 
-    thread: threading.Thread  # for who asks where it is
+    def __init__(self, runtime: Runtime, process: Process) -> None:
+        super().__init__(runtime, process)
+        self.thread: threading.Thread | None = None  # for who asks where it is
 
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""

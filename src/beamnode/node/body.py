@@ -21,8 +21,9 @@ from beamnode.core.process import NOTHING, Match, Process
 from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
 from beamnode.node.current import current
+from beamnode.node.dictionary_keys import INITIAL_CALL
 from beamnode.node.reasons import reason_of
-from beamnode.node.reports import INITIAL_CALL, error_text, log_crash
+from beamnode.node.reports import error_text, log_crash
 from beamnode.node.waiting import Waiter
 
 if TYPE_CHECKING:

@@ -190,6 +190,15 @@ def demonitor(reference: Reference, *, flush: bool = False) -> bool:
     return done
 
 
+def tell_watcher(reference: Reference, reason: Any) -> bool:
+    """To the one process that monitors the current one by `reference` it ends with `reason`; it does not.
+
+    This is how a call is refused: the caller's monitor is done. False if there is no such monitor.
+    """
+    told: bool = _act(lambda runtime, process: runtime.signals.tell_watcher(process, reference, reason))
+    return told
+
+
 def exit(*args: Any) -> None:
     """`exit(reason)` ends the current process; `exit(pid, reason)` sends an exit signal to another.
 

@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 from beamnode.core.process import Process
 from beamnode.core.signals import Signals
 from beamnode.errors import UsageError
-from beamnode.etf import Atom
 from beamnode.node.body import Body, ThreadBody
+from beamnode.node.dictionary_keys import INITIAL_CALL, LABEL
 
-INITIAL_CALL: Final = Atom("$initial_call")
-LABEL: Final = Atom("$process_label")
 FRAMES_MAX: Final = 50  # of one stack
+
+_Frames = list[tuple[FrameType, int]]  # outermost first, each with the number of its line
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _MACHINERY: Final = (str(_PACKAGE / "node"), str(_PACKAGE / "sync.py"))  # what every process runs in and waits in
@@ -57,9 +57,6 @@ def stack_of_process(process: Process) -> list[Line]:
     return [_line(frame, number) for frame, number in reversed(frames[-FRAMES_MAX:])]
 
 
-_Frames = list[tuple[FrameType, int]]  # outermost first, each with the number of its line
-
-
 def _frames(body: Body) -> _Frames:
     task = getattr(body, "task", None)
     if task is None:
@@ -75,7 +72,7 @@ def _frames_of_task(task: asyncio.Task[Any]) -> _Frames:
     seen = set()
     while hasattr(task, "get_coro") and task not in seen and not task.done():
         seen.add(task)
-        if task is _current_task(task.get_loop()):
+        if task is asyncio.current_task(task.get_loop()):
             return frames + _frames_up_to(sys._getframe(), task.get_coro())
         awaited: Any = task.get_coro()
         while awaited is not None:
@@ -84,10 +81,6 @@ def _frames_of_task(task: asyncio.Task[Any]) -> _Frames:
                 frames.append((frame, frame.f_lineno))
         task = getattr(task, "_fut_waiter", None)  # type: ignore[assignment]
     return frames
-
-
-def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    return asyncio.current_task(loop)
 
 
 def _suspended(awaited: Any) -> tuple[FrameType | None, Any]:
@@ -132,7 +125,7 @@ def _frames_of_worker(name: str) -> _Frames:
 def _own_code(frames: _Frames) -> _Frames:
     """Without the frames that start a process, and without those in which it waits."""
     begin = 0
-    while begin < len(frames) and frames[begin][0].f_code.co_filename.startswith((*_MACHINERY, *_WAITS)):
+    while begin < len(frames) and frames[begin][0].f_code.co_filename.startswith((*_MACHINERY, threading.__file__)):
         begin += 1
     end = len(frames)
     for index in range(len(frames) - 1, begin - 1, -1):
@@ -165,7 +158,7 @@ def _status(process: Process) -> str:
         return "exiting"
     if isinstance(body, ThreadBody) or task is None:
         return "waiting" if process.waiting or body is None else "running"
-    if task is _current_task(task.get_loop()):
+    if task is asyncio.current_task(task.get_loop()):
         return "running"
     woken = body.waits and not process.waiting  # a message is there, and the loop will come to it
     return "waiting" if task._fut_waiter is not None and not woken else "runnable"

@@ -17,12 +17,12 @@ from beamnode.core.process import Process
 from beamnode.etf import Atom
 from beamnode.etf.shown import shown
 from beamnode.etf.terms import on_one_line
+from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, LABEL
 
 _OWN_FOLDERS: Final = tuple(str(Path(__file__).parents[1] / folder) for folder in ("node", "otp"))
 TEXT_MAX: Final = 500  # characters of what an exception says
 
-INITIAL_CALL: Final = Atom("$initial_call")
-_KEYS: Final = {"Label": Atom("$process_label"), "Callers": Atom("$callers"), "Ancestors": Atom("$ancestors")}
+_KEYS: Final = {"Label": LABEL, "Callers": CALLERS, "Ancestors": ANCESTORS}
 
 
 def log_crash(log: logging.Logger, what: str, process: Process, error: BaseException) -> None:

@@ -254,10 +254,10 @@ class Runtime:
                 function.close()
             raise UsageError(f"spawn takes a function and its arguments, as in spawn(echo, 1), not {function!r}")
         process = self.signals.spawn(initial_call=function, arity=len(args))
-        process.dictionary = dictionary
         if parent is not None:
             process.parent = parent.pid
             process.group_leader = parent.group_leader
+        process.dictionary = dictionary
         try:
             if name is not None:
                 self.signals.register(name, process)

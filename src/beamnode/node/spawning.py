@@ -164,17 +164,21 @@ class Spawner:
         return self._workers.run, (callee,)
 
 
+class Refused(ProcessExit):
+    """What a peer asks for does not run here: the policy is against it, or there is no such function."""
+
+
 async def run_asked(asked: Asked) -> Any:
     """Run what a peer asks for as part of the current process, where the policy of its node allows it.
 
-    On the loop, in a thread or in an OS process, as it was exposed. Errors: those of the function; ProcessExit with
-    `{undef, [{Module, Function, Args, []}]}` when it is refused, or there is no such function.
+    On the loop, in a thread or in an OS process, as it was exposed. Errors: those of the function; Refused, a
+    ProcessExit with `{undef, [{Module, Function, Args, []}]}`, when nothing was run.
     """
     spawner = current_body().runtime.spawner
     asked = asked.applied()
     callee = None if spawner is None else await spawner.find(asked)
     if spawner is None or callee is None:
-        raise ProcessExit((a.undef, [(asked.module, asked.function, asked.args, [])]))
+        raise Refused((a.undef, [(asked.module, asked.function, asked.args, [])]))
     return await spawner.run(callee)
 
 

@@ -11,7 +11,7 @@ from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import Asked, send, trap_exit
 from beamnode.node import self as own_pid
-from beamnode.otp import child_specs, gen, supervision
+from beamnode.otp import child_specs, gen, roots, supervision
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start
 from beamnode.otp.handlers import Handlers, Ignore, Stop
 from beamnode.otp.supervision import Child, NotStarted, Started, report
@@ -28,7 +28,7 @@ class DynamicServer(Handlers):
 
     @classmethod
     def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
-        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
+        """As Elixir's: `{supervisor, Module, 1}`."""
         return a.supervisor, Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2]), 1
 
     def module_name(self) -> Atom:  # type: ignore[override]
@@ -38,6 +38,7 @@ class DynamicServer(Handlers):
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Ask `make().init(*args, **options)` for the options."""
         trap_exit()
+        roots.end_with_node()
         self._module = Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2])
         self._name = supervision.supervisor_name(name, self._module)
         setup = make().init(*args, **options)

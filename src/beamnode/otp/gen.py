@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, ImproperList, Pid, Reference, a
-from beamnode.node import demonitor, monitor, receive_tagged, reference_in, self, send
+from beamnode.node import demonitor, monitor, receive_tagged, reference_in, self, send, tell_watcher
 from beamnode.otp import names
 from beamnode.otp.names import Server
 
@@ -89,6 +89,16 @@ def opened(message: Any) -> Any:
 def reply(sender: Any, answer: Any) -> None:
     """Answer the From of a call: `{Pid, Tag}`, where Tag may hold an alias to send to (WIRE.md, fact 6)."""
     send(reply_to(sender), (sender[1], answer))
+
+
+def refuse(sender: Any, reason: Any) -> bool:
+    """Let a call end for its caller as if the server had ended with `reason`, which it does not.
+
+    False if the caller does not wait (any more): nobody was told.
+    """
+    tag = sender[1]
+    reference = tag if type(tag) is Reference else alias_of(tag)  # before OTP 24 the monitor itself
+    return reference is not None and tell_watcher(reference, reason)
 
 
 def alias_of(tag: Any) -> Reference | None:

@@ -7,11 +7,13 @@ Source: gen.erl (`where/1`, `register_name/1`); Elixir's "Name registration" of 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 from beamnode.errors import NameTakenError, NoProcessError, UsageError
-from beamnode.etf import Atom, Pid
+from beamnode.etf import Atom, Pid, a
 from beamnode.node import register, self, send, unregister, whereis
+
+_VIA: Final = a.via
 
 
 class NameRegistry(Protocol):
@@ -40,9 +42,7 @@ Located: TypeAlias = Pid | Atom | str | tuple[Atom | str, Atom | str]
 
 def is_via(name: Any) -> TypeGuard[Via]:
     """Whether it is `("via", registry, key)`."""
-    return (
-        type(name) is tuple and len(name) == 3 and name[0] in ("via", Atom("via")) and hasattr(name[1], "whereis_name")
-    )
+    return type(name) is tuple and len(name) == 3 and name[0] in ("via", _VIA) and hasattr(name[1], "whereis_name")
 
 
 def located(server: Any) -> Located | None:

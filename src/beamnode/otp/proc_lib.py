@@ -8,12 +8,15 @@ what it is. Source: proc_lib.erl (`start/5`, `init_ack/2`, `stop/3`, `set_label/
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import (
+    ANCESTORS,
+    INITIAL_CALL,
+    LABEL,
     current_body,
     demonitor,
     exit,
@@ -26,11 +29,6 @@ from beamnode.node import (
     unlink,
 )
 from beamnode.otp import gen, names
-
-ANCESTORS: Final = Atom("$ancestors")  # keys of the process dictionary
-CALLERS: Final = Atom("$callers")
-INITIAL_CALL: Final = Atom("$initial_call")
-LABEL: Final = Atom("$process_label")
 
 InitialCall: TypeAlias = tuple[Atom, Atom, int]
 

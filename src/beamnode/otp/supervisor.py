@@ -17,7 +17,7 @@ Source: supervisor.erl; Elixir's Supervisor for names and defaults.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from beamnode.errors import UsageError
@@ -184,8 +184,9 @@ class _Given:
     """Stands for a class whose `init` gives these children; they are checked where the caller hears of it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._setup = _setup(*args, **options)
-        child_specs.all_checked(self._setup.children, own_pid().node, auto_shutdown=self._setup.auto_shutdown)
+        setup = _setup(*args, **options)
+        specs = child_specs.all_checked(setup.children, own_pid().node, auto_shutdown=setup.auto_shutdown)
+        self._setup = replace(setup, children=list(specs.values()))
 
     def __call__(self) -> _Given:
         return self

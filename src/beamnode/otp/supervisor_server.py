@@ -14,7 +14,7 @@ from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import current_body, send, trap_exit
 from beamnode.node import self as own_pid
-from beamnode.otp import child_specs, gen, supervision
+from beamnode.otp import child_specs, gen, roots, supervision
 from beamnode.otp.child_specs import BadChildSpec, id_term, key_of
 from beamnode.otp.handlers import Handlers, Ignore, Stop
 from beamnode.otp.supervision import Child, NotStarted, report
@@ -39,6 +39,7 @@ class SupervisorServer(Handlers):
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Start all children, or none. `make().init(*args, **options)` tells which."""
         trap_exit()
+        roots.end_with_node()
         self._module = _module_of(make)
         self._name = supervision.supervisor_name(name, self._module)
         setup = make().init(*args, **options)
@@ -78,7 +79,10 @@ class SupervisorServer(Handlers):
                 return self._count_children()
             case (a.start_child, spec):
                 return await self._start_child(spec)
-            case (a.terminate_child | a.restart_child | a.delete_child | a.get_childspec as what, id):
+            case (
+                a.terminate_child | a.restart_child | a.delete_child | a.get_childspec | a.which_child as what,
+                id,
+            ):
                 child = self._find(id)
                 return (a.error, a.not_found) if child is None else await self._with_child(what, child)
         return (a.error, (a.unknown_request, sendable_state(request)))
@@ -92,6 +96,8 @@ class SupervisorServer(Handlers):
     async def _with_child(self, what: Atom, child: Child) -> Any:
         if what is a.get_childspec:
             return (a.ok, child.spec.as_term())
+        if what is a.which_child:
+            return (a.ok, self._listed(child))
         if what is a.terminate_child:
             await self._end([child])
             self._not_running(child)
@@ -136,11 +142,13 @@ class SupervisorServer(Handlers):
 
     def _which_children(self) -> list[Any]:
         """The last one first, as OTP."""
-        foreign = self.origin is not own_pid().node
-        return [
-            (id_term(child.spec.id) if foreign else child.spec.id, child.where(), child.spec.type, child.spec.modules)
-            for child in reversed(self._children.values())
-        ]
+        return [self._listed(child) for child in reversed(self._children.values())]
+
+    def _listed(self, child: Child) -> tuple[Any, ...]:
+        """An id is told as it was given, and to peers as a term."""
+        spec = child.spec
+        id = id_term(spec.id) if self.origin is not own_pid().node else spec.id
+        return (id, child.where(), spec.type, spec.modules)
 
     def _count_children(self) -> list[Any]:
         lookup = current_body().runtime.signals.lookup
@@ -263,10 +271,7 @@ class SupervisorServer(Handlers):
             a.intensity: self._intensity.max_restarts,
             a.period: self._intensity.max_seconds,
             a.auto_shutdown: self._auto_shutdown,
-            a.children: [
-                (id_term(child.spec.id), child.where(), child.spec.type, child.spec.modules)
-                for child in reversed(self._children.values())
-            ],
+            a.children: [(id_term(id), *rest) for id, *rest in self._which_children()],
         }
 
     def replace_state(self, function: Any) -> Any:

@@ -16,6 +16,9 @@ from beamnode.errors import ProcessExit, Throw, UsageError
 from beamnode.etf import Atom, Fun, Pid, Reference, a
 from beamnode.etf.shown import shown
 from beamnode.node import (
+    ANCESTORS,
+    CALLERS,
+    INITIAL_CALL,
     Asked,
     Origin,
     current_body,
@@ -93,7 +96,7 @@ def own_owner() -> Owner:
 def own_callers() -> list[Any]:
     """What a task of the current process has as `$callers`: the current one, and its own."""
     process = current_body().process
-    own = [] if process.dictionary is None else process.dictionary.get(proc_lib.CALLERS)
+    own = [] if process.dictionary is None else process.dictionary.get(CALLERS)
     return [process.pid, *(own if isinstance(own, list) else [])]
 
 
@@ -124,12 +127,12 @@ def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
 
     With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
-    return spawn_with_dictionary(_reply, (owner, watched), {proc_lib.ANCESTORS: proc_lib.ancestors()}, link=link)
+    return spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
 
 
 def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
     """Start a task whose result nobody waits for; `node` is who asks for it."""
-    dictionary = {**proc_lib.origins(mfa_of(work)), proc_lib.CALLERS: callers}
+    dictionary = {**proc_lib.origins(mfa_of(work)), CALLERS: callers}
     return spawn_with_dictionary(_invoke, (owner, work, node), dictionary, link=link)
 
 
@@ -179,7 +182,7 @@ async def _reply(owner: Owner, watched: bool) -> None:
         demonitor(reference, flush=True)
     if not isinstance(reply_to, Pid | Reference):
         raise ProcessExit((a.badarg, (a.reply_to, reply_to)))
-    process_dictionary()[proc_lib.CALLERS] = callers
+    process_dictionary()[CALLERS] = callers
     _end_origins()
     await _invoke(owner, work, node, lambda result: send(reply_to, (tag, result)))
 
@@ -190,7 +193,7 @@ async def _invoke(owner: Owner, work: Work, node: Atom, then: Callable[[Any], ob
     refused = refusal(work)
     if refused is not None:
         raise ProcessExit(refused)
-    process_dictionary()[proc_lib.INITIAL_CALL] = mfa_of(work)
+    process_dictionary()[INITIAL_CALL] = mfa_of(work)
     try:
         result = await _run(work, node)
         if then is not None:

@@ -126,7 +126,11 @@ class _Fed:
         self._fed: deque[Any] = deque()
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
-        self.ended = False
+        self._exhausted = False
+
+    @property
+    def ended(self) -> bool:
+        return self._exhausted and not self._fed
 
     def take(self) -> Any:
         if self._fed:
@@ -148,7 +152,7 @@ class _Fed:
                 self._fed.append(await anext(iterator))
                 self._changed.set()
         except StopAsyncIteration:
-            self.ended = True
+            self._exhausted = True
         except Exception as error:
             self._error = error
         finally:

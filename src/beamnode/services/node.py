@@ -46,8 +46,8 @@ class Node(NetControl):
             Service("rex", rex.run),
         )
         super().__init__(name, services=services, **options)
-        self.serve_builtin("application", "which_applications", 0, application_controller.which_applications)
         erlang_calls.install(self)
+        self.serve_builtin("application", "which_applications", 0, application_controller.which_applications)
 
     async def ping(self, node: Atom | str) -> Atom:
         """Connect to `node` and ask its `net_kernel` for a sign of life: `a.pong`, or `a.pang` when there is none."""

@@ -74,7 +74,10 @@ def _value(process: Process, signals: Signals, item: Any) -> Any:
             if shape is not None:
                 return shape(process, signals)
         case (a.dictionary, key):
-            return sendable((process.dictionary or {}).get(key, UNDEFINED))
+            try:
+                return sendable((process.dictionary or {}).get(key, UNDEFINED))
+            except TypeError:  # a list or a map, which is no key of a dict
+                return UNDEFINED
     raise BadItem(item)
 
 

@@ -98,7 +98,9 @@ class Listing:
         except (ProcessExit, TimeoutError) as error:
             yield f"{indent}└── (it does not tell its children: {_first_line(error)})"
             return
-        children = [child for child in reversed(told) if _is_child(child)] if isinstance(told, list) else []
+        children = [child for child in told if _is_child(child)] if isinstance(told, list) else []
+        if any(child[0] not in (None, a.undefined) for child in children):
+            children.reverse()  # a supervisor that knows its children by ids tells the last one first
         kept, rest = children[:CHILDREN_MAX], len(children) - CHILDREN_MAX
         seen = self._seen([child[1] for child in kept])
         for index, (id, where, kind, modules) in enumerate(kept):

@@ -12,12 +12,9 @@ from typing import Any, Final
 
 import beamnode.sync as sync
 from beamnode.etf import Atom, Export, Pid, a
-from beamnode.node import process_info, processes
+from beamnode.node import ANCESTORS, INITIAL_CALL, LABEL, process_info, processes
 from beamnode.node.introspection import ITEMS, Line
 
-INITIAL_CALL: Final = Atom("$initial_call")
-ANCESTORS: Final = Atom("$ancestors")
-LABEL: Final = Atom("$process_label")
 SECONDS: Final = 5.0  # for an answer
 
 ORIGIN: Final = ("registered_name", "initial_call", "dictionary", "message_queue_len")

@@ -1,114 +1,33 @@
-"""The blocking face: the names of `beamnode` without `await`, for scripts, notebooks, web workers and threads.
-
-    with sync.Node("py@127.0.0.1", cookie="secret") as node:
-        node.connect("iex@127.0.0.1")
-        sync.GenServer.call(("counter", "iex@127.0.0.1"), (a.add, 1))
-
-A `sync.Node` lives on an event loop of its own (uvloop's, where that is installed: `pip install beamnode[speed]`), in
-a thread of its own, so that it stays alive while your code computes. It may be started where another loop runs (a
-notebook), and is stopped when the program ends. After a fork it belongs to the parent: start one in each worker.
-
-**Processes.** The thread that enters the `with` block is a process of the node: it has a pid and a mailbox. Methods of
-the node (`rpc`, `connect`, `spawn`, `call`, ...) may be used by any thread. The functions that act on the current
-process (`self`, `send`, `receive`, `GenServer.call`, ...) need one: another thread becomes a process, with a mailbox of
-its own, in `with node.process():`. Threads of one process share its mailbox, so that only one may be in `receive` at a
-time; calls may be made by several.
-
-**Waiting.** Ctrl-C interrupts a wait: KeyboardInterrupt is raised, and nobody waits any more. A node that is stopped by
-another thread ends every wait with ProcessExit or NotAliveError.
-"""
+"""`sync.Node`: a node on an event loop of its own, in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Final, Self, TypeVar, Unpack, cast
 
 from beamnode.errors import NotAliveError, UsageError
-from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.etf import Atom, Pid, Reference
 from beamnode.loops import new_event_loop
-from beamnode.node import (
-    NodeOptions,
-    Timer,
-    alias,
-    blocking_body,
-    current_body,
-    demonitor,
-    exit,
-    group_leader,
-    link,
-    monitor,
-    process_info,
-    register,
-    self,
-    send,
-    send_after,
-    spawn,
-    spawn_link,
-    spawn_monitor,
-    trap_exit,
-    unalias,
-    unlink,
-    unregister,
-    whereis,
-)
-from beamnode.node import receive_blocking as receive
-from beamnode.otp import gen, gen_server, names, server_loop
+from beamnode.node import NodeOptions, blocking_body, current_body
+from beamnode.otp import gen_server, names
 from beamnode.services.console import Console
 from beamnode.services.net_control import ConnectionInfo
 from beamnode.services.node import Node as AsyncNode
 from beamnode.services.node import Remote
+from beamnode.sync.waiting import wait
 
 log = logging.getLogger("beamnode.node")
 
 Result = TypeVar("Result")
 
-__all__ = [
-    "GenServer",
-    "Node",
-    "Timer",
-    "alias",
-    "demonitor",
-    "exit",
-    "group_leader",
-    "in_process",
-    "link",
-    "monitor",
-    "process_info",
-    "receive",
-    "register",
-    "self",
-    "send",
-    "send_after",
-    "spawn",
-    "spawn_link",
-    "spawn_monitor",
-    "trap_exit",
-    "unalias",
-    "unlink",
-    "unregister",
-    "whereis",
-]
-
-LOOP_CHECK_SECONDS = 1.0  # how often a thread that waits looks whether the loop is still there
-JOIN_SECONDS = 10.0  # for the loop's thread to end
-STOPPED = "the node was stopped while this was waited for"
-
-
-def in_process(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine of the awaitable names in the name of the current process, and wait for its result."""
-    runtime = current_body().runtime
-    if runtime.on_its_loop():
-        coroutine.close()
-        raise UsageError("this code runs on the event loop: use the awaitable names of `beamnode` here")
-    return _wait(coroutine, runtime.loop)
+JOIN_SECONDS: Final = 10.0  # for the loop's thread to end
 
 
 def current_node() -> Node:
@@ -117,26 +36,6 @@ def current_node() -> Node:
     if not isinstance(face, Node):
         raise NotAliveError("the node of the current process is none of beamnode.sync: it has no blocking face")
     return face
-
-
-def _wait(coroutine: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop) -> Result:
-    """The result of a coroutine on another thread's loop, or its exception; Ctrl-C cancels it."""
-    try:
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    except RuntimeError:  # the loop is closed
-        coroutine.close()
-        raise NotAliveError(STOPPED) from None
-    try:
-        while not future.done():
-            concurrent.futures.wait((future,), LOOP_CHECK_SECONDS)
-            if loop.is_closed() and not future.done():
-                raise NotAliveError(STOPPED)
-        return future.result()
-    except concurrent.futures.CancelledError:
-        raise NotAliveError(STOPPED) from None
-    except BaseException:
-        future.cancel()
-        raise
 
 
 async def _called(function: Callable[..., Result], *args: Any, **options: Any) -> Result:
@@ -246,7 +145,7 @@ class Node:
             coroutine.close()
             raise
         assert self._loop is not None
-        return _wait(coroutine, self._loop)
+        return wait(coroutine, self._loop)
 
     def _on_loop(self, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """Call what does not wait, but reads or changes what belongs to the loop's thread."""
@@ -399,85 +298,6 @@ class Node:
     def call(self, server: names.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
         """`GenServer.call` for threads that are no process: each call is made by a process of its own."""
         return self._run(self._node.run_process(gen_server.GenServer.call, server, request, timeout))
-
-
-class GenServer(gen_server.Handlers):
-    """`beamnode.GenServer`, blocking: derive from it, or use its functions for any server.
-
-    The handlers of a class that derives from it run in a thread of its server's own, as with `@blocking`: they may
-    block, and use the names of `beamnode.sync`.
-    """
-
-    handlers_block = True
-
-    @classmethod
-    def start(cls, *args: Any, name: Atom | str | None = None, timeout: float | None = None) -> Pid:
-        """`Counter.start(1)`; a class of awaitable handlers is started with `sync.GenServer.start(Counter, 1)`."""
-        server, args = cls._class_to_start(args)
-        return in_process(server_loop.start(server, args, name, timeout, link=False))
-
-    @classmethod
-    def start_link(cls, *args: Any, name: Atom | str | None = None, timeout: float | None = None) -> Pid:
-        """`start`, linked with the current process."""
-        server, args = cls._class_to_start(args)
-        return in_process(server_loop.start(server, args, name, timeout, link=True))
-
-    @classmethod
-    def _class_to_start(cls, args: tuple[Any, ...]) -> tuple[type[gen_server.Handlers], tuple[Any, ...]]:
-        if cls is not GenServer:
-            return cls, args
-        if not args or not isinstance(args[0], type) or not issubclass(args[0], gen_server.Handlers):
-            raise UsageError("sync.GenServer.start takes the class of a server, then what its init takes")
-        return args[0], args[1:]
-
-    @staticmethod
-    def call(server: names.Server, request: Any, timeout: float | None = gen_server.CALL_SECONDS) -> Any:
-        """As `beamnode.GenServer.call`."""
-        return in_process(gen_server.GenServer.call(server, request, timeout))
-
-    @staticmethod
-    def cast(server: names.Server, request: Any) -> None:
-        """As `beamnode.GenServer.cast`."""
-        gen_server.GenServer.cast(server, request)
-
-    @staticmethod
-    def reply(sender: gen.From, value: Any) -> None:
-        """As `beamnode.GenServer.reply`."""
-        gen.reply(sender, value)
-
-    @staticmethod
-    def stop(server: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
-        """As `beamnode.GenServer.stop`."""
-        in_process(gen_server.GenServer.stop(server, reason, timeout))
-
-    @staticmethod
-    def send_request(server: names.Server, request: Any) -> Reference:
-        """As `beamnode.GenServer.send_request`."""
-        return gen_server.GenServer.send_request(server, request)
-
-    @staticmethod
-    def receive_response(request: Reference, timeout: float | None = None) -> Any:
-        """As `beamnode.GenServer.receive_response`."""
-        return in_process(gen_server.GenServer.receive_response(request, timeout))
-
-    @staticmethod
-    def wait_response(request: Reference, timeout: float | None = None) -> Any:
-        """As `beamnode.GenServer.wait_response`."""
-        return in_process(gen_server.GenServer.wait_response(request, timeout))
-
-    check_response = staticmethod(gen_server.GenServer.check_response)
-
-    @staticmethod
-    def multi_call(
-        nodes: Sequence[Atom | str], name: Atom | str, request: Any, timeout: float | None = None
-    ) -> tuple[list[tuple[Atom, Any]], list[Atom]]:
-        """As `beamnode.GenServer.multi_call`."""
-        return in_process(gen_server.GenServer.multi_call(nodes, name, request, timeout))
-
-    @staticmethod
-    def abcast(nodes: Sequence[Atom | str], name: Atom | str, request: Any) -> None:
-        """As `beamnode.GenServer.abcast`."""
-        gen_server.GenServer.abcast(nodes, name, request)
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop, node: AsyncNode) -> None:
