@@ -171,9 +171,6 @@ class TaskSupervisor(Supervised):
             raise SupervisorError(f"{pid!r} is no task of this supervisor", a.not_found)
 
 
-Task.Supervisor = TaskSupervisor
-
-
 # --- Asking -----------------------------------------------------------------------------------------------------------
 
 
