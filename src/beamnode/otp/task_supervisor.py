@@ -21,7 +21,6 @@ from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import current_body, exit, link
-from beamnode.node import self as own_pid
 from beamnode.otp import child_specs, names, server_loop, supervision, task_process, task_stream
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start, Supervised
 from beamnode.otp.dynamic_server import DynamicServer
@@ -230,19 +229,12 @@ def _stream(
 
 
 def _checked(supervisor: names.Server, work: Work) -> Work:
-    if isinstance(work, Call) and not _is_here(supervisor):
+    if isinstance(work, Call) and not names.is_here(supervisor):
         raise UsageError(
             f"{shown(work.function)} cannot go to the supervisor {supervisor!r} of another node: give it the module, "
             "the function and a list of arguments that it can run there"
         )
     return work
-
-
-def _is_here(supervisor: names.Server) -> bool:
-    at = names.located(supervisor)
-    if isinstance(at, Pid):
-        return at.node is own_pid().node
-    return not isinstance(at, tuple) or str(at[1]) == str(own_pid().node)
 
 
 def _shutdown_term(shutdown: Any) -> Any:
