@@ -19,7 +19,9 @@ from beamnode import (
     AlreadyStarted,
     Atom,
     CallFailed,
+    FixedPort,
     GenServer,
+    Node,
     UsageError,
     a,
     monitor,
@@ -32,6 +34,8 @@ from beamnode import (
     unlink,
 )
 from beamnode import exit as exit_
+from beamnode.carriers.memory import MemoryNetwork
+from beamnode.node import Asked, current_body
 from beamnode.otp import sys as system
 from beamnode.otp import task_process
 from beamnode.otp.supervisor import Supervisor, SupervisorError
@@ -352,3 +356,26 @@ async def test_cancelling_a_start_leaves_no_task(monkeypatch: pytest.MonkeyPatch
     await asyncio.sleep(0)
     starting[0].cancel()
     await asyncio.gather(*starting, return_exceptions=True)
+
+
+def test_the_policy_is_asked_by_who_was_too_early_as_well() -> None:
+    """A peer that guesses a pid says what to run before the task has made its first step."""
+    asked: list[Asked] = []
+
+    def policy(call: Asked) -> str:
+        asked.append(call)
+        return "nothing"
+
+    async def main() -> None:
+        carrier = MemoryNetwork().carrier("h")
+        async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1), policy=policy):
+            own, signals = self(), current_body().runtime.signals
+            trap_exit(True)
+            pid = task_process.start_reply((a["n@h"], own, own), True)
+            process = signals.lookup(pid)
+            assert process is not None
+            signals.deliver_from(a["evil@h"], process, (own, a.tag, own, [], (a.task_functions, a.add, [1, 2])))
+            assert (await receive(timeout=5))[0] is a.EXIT
+        assert [call.node for call in asked] == [a["evil@h"]]
+
+    asyncio.run(main())

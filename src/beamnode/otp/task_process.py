@@ -127,7 +127,11 @@ def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
 
     With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
-    return spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
+    pid = spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
+    process = current_body().runtime.signals.lookup(pid)
+    if process is not None:
+        process.tells_origin = True  # the node's policy decides by who really asks, however early that is
+    return pid
 
 
 def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
@@ -161,7 +165,6 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
 
 async def _reply(owner: Owner, watched: bool) -> None:
     process = current_body().process
-    process.tells_origin = True  # the node's policy decides by who really asks
     reference = monitor(owner[2]) if watched else None
 
     def is_for_task(message: Any) -> bool:
