@@ -104,6 +104,11 @@ class Signals:
     def whereis(self, name: Atom) -> Process | None:
         return self.names.get(name)
 
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        return len(self._processes)
+
     def processes(self) -> list[Process]:
         return list(self._processes.values())
 
