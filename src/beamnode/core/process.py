@@ -80,9 +80,11 @@ class Mailbox:
 
     def remove_all(self, match: Match) -> list[Any]:
         """Take every message for which `match` is true, in one pass, whoever else is receiving."""
-        removed = [message for message in self.messages if match(message)]
+        kept: list[Any] = []
+        removed: list[Any] = []
+        for message in self.messages:
+            (removed if match(message) else kept).append(message)
         if removed:
-            kept = [message for message in self.messages if not match(message)]
             self.messages.clear()
             self.messages.extend(kept)
             self.looked_with = None
