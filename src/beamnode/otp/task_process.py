@@ -127,11 +127,9 @@ def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
 
     With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
-    pid = spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
-    process = current_body().runtime.signals.lookup(pid)
-    if process is not None:
-        process.tells_origin = True  # the node's policy decides by who really asks, however early that is
-    return pid
+    dictionary = {ANCESTORS: proc_lib.ancestors()}
+    # The node's policy decides by who really asks.
+    return spawn_with_dictionary(_reply, (owner, watched), dictionary, link=link, tells_origin=True)
 
 
 def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
