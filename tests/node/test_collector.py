@@ -43,7 +43,7 @@ def test_nodes_share_the_collector() -> None:
     one, two = object(), object()
     collector.grown(one, 5_000)
     collector.grown(two, 200_000_000)
-    assert gc.get_threshold() == (700, 10, 1000), "at most"
+    assert gc.get_threshold() == (700, 10, 2000), "at most"
     collector.grown(two, 10)
     collector.ended(two)
     assert gc.get_threshold() == (700, 10, 50)

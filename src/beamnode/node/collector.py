@@ -3,7 +3,7 @@
 A full collection walks through every object that lives, and Python makes one whenever those have grown by a quarter. A
 process is some ten objects: starting 100,000 of them would spend four fifths of its time in such walks, which find
 nothing. So the more processes a node has, the more new objects it takes before the next one: 7,000 for each hundred
-processes, 7,000,000 at most, if that is more than the program has chosen (`gc.set_threshold`). The other collections,
+processes, 14,000,000 at most, if that is more than the program has chosen (`gc.set_threshold`). The other collections,
 of new objects, go on as always. When the nodes have shut down, the program's choice is back.
 """
 
@@ -14,7 +14,7 @@ import threading
 from typing import Final
 
 PROCESSES_PER_STEP: Final = 100  # of the third threshold, which counts collections of the second generation
-STEPS_MAX: Final = 1000
+STEPS_MAX: Final = 2000
 
 
 class _Thresholds:
