@@ -28,6 +28,7 @@ from beamnode.node.reasons import reason_of
 log = logging.getLogger("beamnode.rpc")
 
 STAND_INS: Final = 4  # times the size of a pool of threads: so many in all, with those whose call was given up
+STAND_IN_SECONDS: Final = 0.05  # until a stand-in is started: its asker may be giving up other calls as well
 WARNING_SECONDS: Final = 60.0  # between two warnings of them
 
 
@@ -137,7 +138,7 @@ class ThreadPool:
         except asyncio.CancelledError:
             if work.since is not None:
                 self._given_up[work] = None
-                self.loop.call_soon(self._grow)  # not before the others of the same asker are given up as well
+                self.loop.call_later(STAND_IN_SECONDS, self._grow)
             raise
         if error is not None:
             raise error
