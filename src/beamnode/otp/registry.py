@@ -244,7 +244,8 @@ class _Keeper(Handlers):
     def _note_end(self, message: Any) -> bool:
         match message:
             case (a.EXIT, Pid() as pid, _):
-                self.table.forget(pid)
+                if self._runtime.signals.lookup(pid) is None:  # anybody can send such a message
+                    self.table.forget(pid)
                 return True
         return False
 
