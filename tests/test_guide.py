@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, Self
 
@@ -97,9 +98,15 @@ STORIES: Final = [pytest.param(section, id=section.title) for section in SECTION
 
 def assert_shown(shown: str, expected: str, where: str) -> None:
     """`...` stands for anything but the end of the line."""
-    pattern = "".join(".*".join(map(re.escape, line.split("..."))) + "\n" for line in expected.splitlines())
-    if re.fullmatch(pattern, shown) is None:
-        assert shown == expected, where  # with the difference
+    pairs = zip_longest(shown.splitlines(), expected.splitlines())
+    differing = [(line, wanted) for line, wanted in pairs if not _is_shown(line, wanted)]
+    assert not differing, f"{where}: {differing[0][0]!r}, where the guide says {differing[0][1]!r}, in:\n{shown}"
+
+
+def _is_shown(line: str | None, wanted: str | None) -> bool:
+    if line is None or wanted is None:
+        return False
+    return re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), line) is not None
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
@@ -316,6 +323,16 @@ def test_stories_with_elixir(otp: Otp, tmp_path: Path) -> None:
 def test_every_block_of_python_compiles() -> None:
     for block in PYTHON:
         compile("\n" * block.line + block.text, str(GUIDE), "exec", dont_inherit=True)
+
+
+@pytest.mark.one_python
+def test_every_block_of_python_is_linted(tmp_path: Path) -> None:
+    for block in PYTHON:
+        (tmp_path / f"line{block.line}.py").write_text(block.text, encoding="utf-8")
+    ignored = "T20,RET503,RUF012"  # they print; a state may be kept by returning nothing; `env` is a dict
+    command = ["-m", "ruff", "check", "--no-cache", "--config", str(GUIDE.parents[1] / "pyproject.toml"), "--ignore"]
+    done = subprocess.run([sys.executable, *command, ignored, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_that_looks_like_an_example_is_left_out() -> None:
