@@ -121,6 +121,7 @@ class ThreadPool:
         self._unfinished = 0  # calls, begun or not
         self._given_up: dict[_Work, None] = {}  # begun, and nobody waits for them; the oldest first
         self._warned: float | None = None
+        self._closed = False
         self.loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
 
@@ -136,7 +137,7 @@ class ThreadPool:
         except asyncio.CancelledError:
             if work.since is not None:
                 self._given_up[work] = None
-                self._grow()
+                self.loop.call_soon(self._grow)  # not before the others of the same asker are given up as well
             raise
         if error is not None:
             raise error
@@ -147,6 +148,7 @@ class ThreadPool:
         for _ in range(self._started):
             self._queue.put(None)
         self._started = 0
+        self._closed = True
 
     def _allowed(self) -> int:
         return min(self._max + len(self._given_up), self._max * STAND_INS)
@@ -155,7 +157,7 @@ class ThreadPool:
         """Start a thread if a call would wait without it and there may be one more."""
         if self._given_up and self._unfinished > self._max:
             self._warn()
-        if self._started < min(self._allowed(), self._unfinished):
+        if self._started < min(self._allowed(), self._unfinished) and not self._closed:
             threading.Thread(target=self._serve, name=f"beamnode call {self._started + 1}", daemon=True).start()
             self._started += 1
 
