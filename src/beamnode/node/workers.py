@@ -71,7 +71,7 @@ class Workers:
             raise UsageError(f"{module}.{name} is another function than the one that was exposed with run='process'")
         if self._processes is None:
             context = multiprocessing.get_context("spawn")  # a fork would take locks along that threads hold
-            self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _ignore_ctrl_c)
+            self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _begin_worker)
         pool = self._processes
         try:
             kind, value = await asyncio.wrap_future(pool.submit(_call, callee.function, callee.args))
@@ -217,9 +217,15 @@ def _call(function: Callable[..., Any], args: list[Any]) -> tuple[str, Any]:
         return "error", reason_of(error.with_traceback(None if trace is None else trace.tb_next))
 
 
-def _ignore_ctrl_c() -> None:
-    """Ctrl-C is for the program that has started this process, which then ends it."""
+def _begin_worker() -> None:
+    """Ctrl-C is for the program that has started this process, which then ends it; killed, it cannot."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(program: Any) -> None:
+    program.join()
+    os._exit(1)
 
 
 def _at_least_one(what: str, count: int | None) -> int | None:
