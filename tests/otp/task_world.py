@@ -70,13 +70,17 @@ def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World
                 await test(world, node)
                 await until(no_children)
                 await until(nothing_but(before), lambda: there_is() ^ before)
-                info = process_info() or {}
-                assert (info["monitors"], info["message_queue_len"], info["links"]) == ([], 0, [supervisor])
+                await until(lambda: own_ties() == ([], 0, [supervisor]), own_ties)
 
         asyncio.run(main())
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
+
+
+def own_ties() -> tuple[Any, Any, Any]:
+    info = process_info() or {}
+    return info["monitors"], info["message_queue_len"], info["links"]
 
 
 def there_is() -> set[Any]:
