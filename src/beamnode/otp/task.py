@@ -403,3 +403,6 @@ def _as_terms(tasks: Iterable[Task]) -> list[Any]:
 
 def _milliseconds(seconds: float | None) -> Any:
     return a.infinity if seconds is None else round(seconds * 1000)
+
+
+from beamnode.otp import task_supervisor  # noqa: E402, F401  (it sets Task.Supervisor, whoever imports Task)
