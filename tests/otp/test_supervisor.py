@@ -332,7 +332,7 @@ def test_any_process_may_be_a_child() -> None:
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
-        (None, None),
+        (None, a.EXIT),
         (1, 1),
         ((a.error, a.no), a.no),
         (ValueError("x"), a.EXIT),

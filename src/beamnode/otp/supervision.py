@@ -120,6 +120,12 @@ async def start(start: Start, more: Sequence[Any] = ()) -> Started:
             raise NotStarted(reason)
     if result is Ignore:
         return Started(None)
+    if result is None and not isinstance(start, Asked):  # a `return` was forgotten: no reason of OTP's
+        forgotten = UsageError(
+            f"{shown(start[0])} returned nothing: a start function returns the pid of the child, linked with the "
+            "current process (as start_link and spawn_link give it), or a.ignore"
+        )
+        raise NotStarted((a.EXIT, reason_of(forgotten)))
     raise NotStarted(result)
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.etf.shown import shown
 from beamnode.node import (
     Origin,
     TaggedMessages,
@@ -30,6 +29,7 @@ from beamnode.node import (
     demonitor,
     exit,
     monitor,
+    reason_text,
     receive_tagged,
     reference_in,
     send,
@@ -62,7 +62,7 @@ class TaskFailed(ProcessExit):
         self.cause = cause
 
     def __str__(self) -> str:
-        return f"the task ended before it replied: {shown(self.cause)}"
+        return f"the task ended before it replied: {reason_text(self.cause)}"
 
 
 @dataclass(frozen=True)
