@@ -1,4 +1,4 @@
-"""A program with a supervision tree, for tests of its end by Ctrl-C. How: `async`, `sync`, `application`, run by a node."""
+"""A program with a supervision tree, to be ended by Ctrl-C: `async`, `sync`, `application`, or run by a node."""
 
 from __future__ import annotations
 
