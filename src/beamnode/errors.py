@@ -140,10 +140,15 @@ class ProcessExit(BeamnodeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"process exit: {self._shown()}"
+        return f"process exit: {self.words(self.reason) or self._shown()}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown()})"
+
+    @staticmethod
+    def words(reason: Any) -> str | None:
+        """What a reason means, where that is known: `node.reports` sets it, which knows children that did not start."""
+        return None
 
     def _shown(self) -> str:
         """Peers send reasons that `repr` cannot do: an integer of too many digits, a thousand tuples in one another."""

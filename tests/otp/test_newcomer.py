@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from beamnode import (
     DynamicSupervisor,
     GenServer,
     Pid,
+    ProcessExit,
     Registry,
     StartFailed,
     Supervisor,
@@ -192,6 +194,27 @@ def test_the_log_of_a_task_shows_only_its_own_lines(caplog: pytest.LogCaptureFix
 )
 def test_reasons_in_words(reason: Any, text: str) -> None:
     assert reason_text(reason) == text
+
+
+def test_a_process_that_is_taken_along_says_why() -> None:
+    """Who does not trap exits and starts what fails is ended by the link: in words, and with the line that did it."""
+
+    async def main() -> None:
+        await Supervisor.start_link([Broken], strategy="one_for_one")
+
+    with pytest.raises(ProcessExit) as failure:
+        in_a_node(main)
+    text = str(failure.value)
+    assert text.startswith("process exit: child Atom('test_newcomer.Broken') did not start: ValueError: no database at")
+    assert "in init)" in text
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+    assert any(entry.path == Path(__file__) and entry.name == "main" for entry in failure.traceback)
+
+
+def test_a_reason_of_ones_own_is_shown_whole() -> None:
+    reason = "it is late, and " * 20
+    assert str(ProcessExit(reason)) == f"process exit: {reason!r}"
 
 
 def test_a_reason_in_many_wrappers_ends() -> None:

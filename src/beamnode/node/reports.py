@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from beamnode.core.process import Process
+from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.etf.terms import on_one_line
@@ -117,6 +118,15 @@ def reason_text(reason: Any, wrappers: int = WRAPPERS_MAX) -> str:
         case (a.already_started, Pid() as pid):
             return f"it is running already, as {pid!r} (already_started)"
     return shown(reason) if wrappers <= 0 else _unwrapped(reason, wrappers - 1)
+
+
+def _words(reason: Any) -> str | None:
+    """`reason_text`, where that says more than the term."""
+    text = reason_text(reason)
+    return None if text == shown(reason) else text
+
+
+ProcessExit.words = staticmethod(_words)  # type: ignore[method-assign]
 
 
 def _unwrapped(reason: Any, wrappers: int) -> str:

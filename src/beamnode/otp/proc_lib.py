@@ -96,8 +96,9 @@ async def start(
     try:
         message = await receive_tagged(reference, timeout=timeout)
     except BaseException:
-        unlink(pid)
-        exit(pid, a.kill)
+        if current_body().process.alive:  # else it goes the way of links
+            unlink(pid)
+            exit(pid, a.kill)
         raise
     finally:
         demonitor(reference, flush=True)
