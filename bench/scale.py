@@ -3,8 +3,7 @@
     .venv/bin/python -m bench.scale --sizes 10000,100000,1000000 --rounds 3
 
 Every measurement runs in an OS process of its own, the BEAM's and ours in turn, on one core each: our processes have no
-other, and the BEAM's spawns are one process's. "Python" has the garbage collector as Python sets it, "Python, rare gc"
-with `gc.set_threshold(700, 10, 1000)`. Ratios are taken within a round; shown are medians.
+other, and the BEAM's spawns are one process's. Ratios are taken within a round; shown are medians.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from bench.setting import ROOT, BenchError, Setting, on_core, progress
 
-ROWS: Final = ("beam", "default", "rare")
-TITLES: Final = {"beam": "BEAM", "default": "Python", "rare": "Python, rare gc"}
+ROWS: Final = ("beam", "python")
 Round = dict[str, dict[str, float]]  # by row, then by figure
 
 
@@ -31,7 +29,7 @@ def measure(setting: Setting, what: str, count: int, row: str) -> dict[str, floa
         if row == "beam":
             text = setting.run_erlang(f"bench_scale:{what}({count})", "+P", "4000000", "+S", "1")
         else:
-            command = [sys.executable, "-m", "bench.scale_worker", what, str(count), row]
+            command = [sys.executable, "-m", "bench.scale_worker", what, str(count)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
             if done.returncode:
                 raise BenchError(f"{' '.join(command[1:])} failed:\n{done.stdout}{done.stderr}")
@@ -49,41 +47,48 @@ def rounds(setting: Setting, what: str, count: int, number: int) -> list[Round]:
     return result
 
 
-def line(title: str, taken: list[Round], row: str, figure: str, shown: Any) -> str:
-    """One row of a table: medians, and the ratio to the BEAM's."""
-    values = [each[row][figure] for each in taken]
-    ratio = median(each[row][figure] / each["beam"][figure] for each in taken)
-    return f"| {title} | {TITLES[row]} | {shown(median(values))} | {'' if row == 'beam' else f'{ratio:.2f}'} |"
+def _rate(count: int, seconds: float) -> str:
+    return f"{count / seconds:,.0f}"
+
+
+def _bytes(_count: int, size: float) -> str:
+    return f"{size:,.0f}"
+
+
+def _each(count: int, seconds: float) -> str:
+    return f"{seconds / count * 1e6:.2f}"
+
+
+def _seconds(_count: int, seconds: float) -> str:
+    return f"{seconds:.2f}"
+
+
+def _milliseconds(_count: int, seconds: float) -> str:
+    return f"{seconds * 1000:.2f}"
+
+
+FIGURES: Final[dict[str, list[tuple[str, str, Callable[[int, float], str]]]]] = {
+    "idle": [("seconds", "{} spawned, a second", _rate), ("bytes", "{} idle, bytes each", _bytes)],
+    "ring": [("seconds", "a message around a ring of {}, us a hop", _each)],
+    "tree": [
+        ("start", "a supervisor of {} started, s", _seconds),
+        ("restart_one", "a child of {} restarted, ms", _milliseconds),
+        ("restart_all", "all {} children restarted, s", _seconds),
+    ],
+}
+"""Of what is measured: which figures, and how they are shown."""
 
 
 def report(taken: dict[str, list[Round]]) -> str:
-    lines = ["| what | where | figure | ratio to the BEAM's |", "|---|---|--:|--:|"]
-    for key, each in taken.items():
+    """The table; a ratio is that of the figures as they were measured: seconds, or bytes."""
+    lines = ["| | BEAM | beamnode | seconds or bytes, to the BEAM's |", "|---|--:|--:|--:|"]
+    for key, rounds_taken in taken.items():
         what, _, size = key.partition(" ")
-        count = int(size)
-        for row in ROWS:
-            if what == "idle":
-                lines.append(
-                    line(f"{count:,} spawned, a second", each, row, "seconds", lambda s, n=count: f"{n / s:,.0f}")
-                )
-        for row in ROWS:
-            if what == "idle":
-                lines.append(line(f"{count:,} idle, bytes each", each, row, "bytes", lambda b: f"{b:,.0f}"))
-            elif what == "ring":
-                lines.append(
-                    line(f"ring of {count:,}, us a hop", each, row, "seconds", lambda s, n=count: f"{s / n * 1e6:.2f}")
-                )
-        if what == "tree":
-            for figure, title in (
-                ("start", "started, s"),
-                ("restart_one", "one restarted, ms"),
-                ("restart_all", "all restarted, s"),
-            ):
-                scale = 1000 if title.endswith("ms") else 1
-                for row in ROWS:
-                    lines.append(
-                        line(f"supervisor of {count:,}: {title}", each, row, figure, lambda s, k=scale: f"{s * k:.2f}")
-                    )
+        for figure, title, shown in FIGURES[what]:
+            cells = [title.format(f"{int(size):,}")]
+            cells += [shown(int(size), median(one[row][figure] for one in rounds_taken)) for row in ROWS]
+            cells.append(f"{median(one['python'][figure] / one['beam'][figure] for one in rounds_taken):.2f}")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

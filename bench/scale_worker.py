@@ -1,4 +1,4 @@
-"""One measurement of `bench.scale`, in a process of its own: `python -m bench.scale_worker WHAT COUNT GC`.
+"""One measurement of `bench.scale`, in a process of its own: `python -m bench.scale_worker WHAT COUNT`.
 
 `bench_scale.erl` does the same. It prints one line of JSON.
 """
@@ -12,16 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 from beamnode import FixedPort, Node, Pid, exit, receive, self, send, spawn, spawn_link, trap_exit
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.loops import new_event_loop
 from beamnode.otp.supervisor import Supervisor
 from bench.setting import rss_bytes
-
-RARE: Final = (700, 10, 1000)
-"""Thresholds of Python's garbage collector with which it seldom walks through all that lives."""
 
 
 async def idle(count: int) -> dict[str, float]:
@@ -109,8 +106,6 @@ async def main(measure: Callable[[int], Awaitable[dict[str, float]]], count: int
 
 
 if __name__ == "__main__":
-    what, count, collector = sys.argv[1:]
-    if collector == "rare":
-        gc.set_threshold(*RARE)
+    what, count = sys.argv[1:]
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main({"idle": idle, "ring": ring, "tree": tree}[what], int(count)))

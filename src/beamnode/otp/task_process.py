@@ -127,7 +127,9 @@ def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
 
     With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
-    return spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
+    dictionary = {ANCESTORS: proc_lib.ancestors()}
+    # The node's policy decides by who really asks.
+    return spawn_with_dictionary(_reply, (owner, watched), dictionary, link=link, tells_origin=True)
 
 
 def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
@@ -161,7 +163,6 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
 
 async def _reply(owner: Owner, watched: bool) -> None:
     process = current_body().process
-    process.tells_origin = True  # the node's policy decides by who really asks
     reference = monitor(owner[2]) if watched else None
 
     def is_for_task(message: Any) -> bool:
