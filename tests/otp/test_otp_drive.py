@@ -34,6 +34,8 @@ from beamnode import (
     Supervisor,
     Task,
     a,
+    process_info,
+    processes,
     receive,
     send,
     trap_exit,
