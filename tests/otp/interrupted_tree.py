@@ -1,4 +1,4 @@
-"""A program with a supervision tree, to be ended by Ctrl-C: `async`, `sync`, `application`, or run by a node."""
+"""A program, mostly with a supervision tree, to be ended by Ctrl-C; its argument says which, none: run by a node."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ def children(worker: Any) -> list[dict[str, Any]]:
     return [Supervisor.child_spec((worker, number), id=number, shutdown=0.5) for number in SECONDS]
 
 
+class Starting(GenServer):
+    async def init(self) -> None:
+        say("up")
+        await asyncio.sleep(60)
+
+
+async def wait_for(seconds: int) -> None:
+    if seconds == 60:
+        say("up")
+        await asyncio.sleep(seconds)
+
+
 class Shop(Application):
     name = "shop"
 
@@ -77,6 +89,12 @@ elif HOW == "sync":
         sync.Supervisor.start_link(children(BlockingWorker), strategy="one_for_one", name="top")
         say("up")
         sync.receive()
+elif HOW == "starting":
+    with sync.Node("py@127.0.0.1", cookie="c", discovery=FixedPort(0)):
+        sync.Supervisor.start_link([Starting], strategy="one_for_one")
+elif HOW == "stream":
+    with sync.Node("py@127.0.0.1", cookie="c", discovery=FixedPort(0)):
+        list(sync.Task.async_stream([1, 60], wait_for, timeout=None))
 else:
     sync.Supervisor.start_link(children(BlockingWorker), strategy="one_for_one", name="top")
     say("up")

@@ -75,3 +75,12 @@ def test_a_program_that_a_node_runs_ends_in_order(home: Path, epmd_port: int) ->
     out, err, status = interrupted("-m", "beamnode", "run", *node, str(PROGRAM))
     assert lines_of_the_end(out) == IN_ORDER
     assert (status, err) == (130, "")
+
+
+@pytest.mark.parametrize("how", ["starting", "stream"])
+def test_what_is_waited_for_is_given_up(how: str) -> None:
+    """A supervisor whose child is still in its `init`, and a stream of tasks: nobody waits for them any more."""
+    out, err, status = interrupted(str(PROGRAM), how)
+    assert [line for line in out if not line.startswith("INFO")] == []
+    assert (status, err.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
+    assert "another exception" not in err
