@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from beamnode import Application, FixedPort, GenServer, Node, Supervisor, sync, trap_exit
+from beamnode import Application, FixedPort, GenServer, Node, Supervisor, Task, sync, trap_exit
 
 HOW = sys.argv[1] if len(sys.argv) > 1 else "run"
 SECONDS = {1: 0.0, 2: 0.1, 3: 60.0}  # that children need to end; the last one is not given them
@@ -57,6 +57,12 @@ async def wait_for(seconds: int) -> None:
         await asyncio.sleep(seconds)
 
 
+def compute(seconds: int) -> None:
+    if seconds:
+        say("up")
+        time.sleep(seconds)
+
+
 class Shop(Application):
     name = "shop"
 
@@ -72,9 +78,15 @@ class Shop(Application):
 
 
 async def main() -> None:
-    async with Node("py@127.0.0.1", cookie="c", discovery=FixedPort(0)):
+    async with Node("py@127.0.0.1", cookie="c", discovery=FixedPort(0)) as node:
         if HOW == "application":
             await Application.start(Shop)
+        elif HOW == "process":
+            node.expose(compute, module="m", run="process")
+            await Supervisor.start_link([Task.Supervisor.child_spec(name="tasks")], strategy="one_for_one")
+            await Task.Supervisor.async_nolink("tasks", "m", "compute", [0])
+            task = await Task.Supervisor.async_nolink("tasks", "m", "compute", [60])
+            await task
         else:
             await Supervisor.start_link(children(Worker), strategy="one_for_one", name="top")
         say("up")
@@ -82,7 +94,9 @@ async def main() -> None:
 
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
-if HOW in ("async", "application"):
+if __name__ != "__main__":
+    pass  # in an OS process of the node
+elif HOW in ("async", "application", "process"):
     asyncio.run(main())
 elif HOW == "sync":
     with sync.Node("py@127.0.0.1", cookie="c", discovery=FixedPort(0)):

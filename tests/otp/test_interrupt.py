@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,13 +31,14 @@ def interrupted(*command: str) -> tuple[list[str], str, int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also below a shell that ignores
     ) as program:
         try:
             assert program.stdout is not None
             while (line := program.stdout.readline()) != "up\n":
                 assert line, "it has ended before it was up"
-            program.send_signal(signal.SIGINT)
+            os.killpg(program.pid, signal.SIGINT)  # as a terminal does
             out, err = program.communicate(timeout=WAIT_SECONDS)
         finally:
             program.kill()
@@ -84,3 +86,12 @@ def test_what_is_waited_for_is_given_up(how: str) -> None:
     assert [line for line in out if not line.startswith("INFO")] == []
     assert (status, err.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
     assert "another exception" not in err
+
+
+def test_an_os_process_at_work_is_ended() -> None:
+    """Ctrl-C reaches all processes of a terminal; those of the node ignore it, and end when the node does."""
+    out, err, status = interrupted(str(PROGRAM), "process")
+    assert [line for line in lines_of_the_end(out) if not line.startswith("Reason")] == [
+        "ERROR beamnode.supervisor Supervisor X: child_terminated"  # who awaited the task has given it up
+    ]
+    assert (status, err.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
