@@ -16,7 +16,7 @@ WAIT_SECONDS = 30.0
 IN_ORDER = [
     "terminate 3 shutdown",
     "ERROR beamnode.supervisor Supervisor X: shutdown_error",
-    "Reason: Atom('killed')",
+    "Reason: Atom('killed'), which it is when it does not end within 0.5 s: give it more (shutdown), or less to do",
     "terminate 2 shutdown",
     "terminated 2",
     "terminate 1 shutdown",
