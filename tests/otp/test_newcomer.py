@@ -20,6 +20,7 @@ from beamnode import (
     CallFailed,
     DynamicSupervisor,
     GenServer,
+    PartitionSupervisor,
     Pid,
     ProcessExit,
     Registry,
@@ -32,12 +33,13 @@ from beamnode import (
     a,
     exit,
     is_process_alive,
+    process_info,
     receive,
     self,
     spawn_link,
     trap_exit,
 )
-from beamnode.node import reason_text
+from beamnode.node import INITIAL_CALL, reason_text
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -247,3 +249,11 @@ def test_a_registry_is_asked_what_it_does_not_know(caplog: pytest.LogCaptureFixt
 
     in_a_node(main)
     assert "Registry rooms was cast Atom('sync'): that means nothing to it" in caplog.text
+
+
+def test_a_partition_supervisor_is_known_as_one() -> None:
+    async def main() -> None:
+        pid = await PartitionSupervisor.start_link(Worker, name="parts", partitions=1)
+        assert (process_info(pid) or {})["dictionary"][INITIAL_CALL] == (a.supervisor, a.PartitionSupervisor, 1)
+
+    in_a_node(main)

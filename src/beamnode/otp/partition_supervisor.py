@@ -214,9 +214,8 @@ class _Resize:
 class _Given:
     """Stands for a class whose `init` gives this setup."""
 
-    __qualname__ = "PartitionSupervisor"
-
     def __init__(self, setup: Setup) -> None:
+        self.__qualname__ = "PartitionSupervisor"  # what the process says it began with
         self._setup = setup
 
     def __call__(self) -> _Given:
