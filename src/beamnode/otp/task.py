@@ -363,7 +363,8 @@ class Task(Supervised, restart="temporary"):
         demonitor(self.ref, flush=True)
         if _taken(self.ref) is None and self.pid is not None:
             unlink(self.pid)
-            exit(self.pid, a.kill)
+            exit(self.pid, a.shutdown)  # which its supervisor does not report
+            exit(self.pid, a.kill)  # where it traps exits
 
 
 def _start(work: task_process.Work, *, link: bool) -> Pid:
