@@ -94,15 +94,15 @@ def test_a_take_without_match_forgets_how_far_it_was_looked() -> None:
 
 def test_all_that_match_are_removed() -> None:
     mailbox = Mailbox()
-    mailbox.messages.extend([1, 2, 3, 4])
+    mailbox.extend([1, 2, 3, 4])
 
     def wanted(message: int) -> bool:
         return message == 5
 
     assert mailbox.take(wanted) is NOTHING
     assert mailbox.remove_all(lambda message: message % 2 == 0) == [2, 4]
-    assert list(mailbox.messages) == [1, 3]
-    mailbox.messages.append(5)
+    assert list(mailbox) == [1, 3]
+    mailbox.append(5)
     assert mailbox.take(wanted) == 5  # which is nearer to the front now than what was looked at
     assert mailbox.remove_all(wanted) == []
 

@@ -11,6 +11,7 @@ from typing import Any
 import task_functions
 
 from beamnode import Atom, Epmd, Node, process_info
+from beamnode.etf import Pid
 from beamnode.node import current_body
 from beamnode.otp.task_supervisor import TaskSupervisor
 from beamnode.testing import peers
@@ -70,13 +71,24 @@ def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World
                 await test(world, node)
                 await until(no_children)
                 await until(nothing_but(before), lambda: there_is() ^ before)
-                info = process_info() or {}
-                assert (info["monitors"], info["message_queue_len"], info["links"]) == ([], 0, [supervisor])
+                await until(only_tied_to(supervisor), own_ties)
 
         asyncio.run(main())
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
+
+
+def only_tied_to(supervisor: Pid) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return own_ties() == ([], 0, [supervisor])
+
+    return check
+
+
+def own_ties() -> tuple[Any, Any, Any]:
+    info = process_info() or {}
+    return info["monitors"], info["message_queue_len"], info["links"]
 
 
 def there_is() -> set[Any]:

@@ -189,7 +189,7 @@ def test_the_log_of_a_task_shows_only_its_own_lines(caplog: pytest.LogCaptureFix
         ((a.undef, [(a.m, a.f, [1, 2], [])]), "undef: there is no function m:f/2, or it may not be called"),
         ((a.undef, [(a.m, a.f, 3, [])]), "undef: there is no function m:f/3, or it may not be called"),
         ((a.shutdown, (a.failed_to_start_child, 1, (a.EXIT, a.no))), "child 1 did not start: Atom('no')"),
-        ((a.noproc, (a.gen_server, a.call, [a.x])), "Atom('noproc'), in gen_server:call with [Atom('x')]"),
+        ((a.noproc, (a.gen_server, a.call, [a.x])), "Atom('noproc'), seen in gen_server:call with [Atom('x')]"),
         ((a.shutdown, (a.m, a.f, [])), "(Atom('shutdown'), (Atom('m'), Atom('f'), []))"),
         ((a.EXIT,), "(Atom('EXIT'),)"),
     ],

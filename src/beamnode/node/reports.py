@@ -139,7 +139,7 @@ def _unwrapped(reason: Any, wrappers: int) -> str:
             return reason_text(why, wrappers)
         case (why, (Atom() as module, Atom() as function, list() as args)) if why is not a.shutdown:
             called = on_one_line(f"{module}:{function}")
-            return f"{reason_text(why, wrappers)}, in {called} with {shown(args)}"
+            return f"{reason_text(why, wrappers)}, seen in {called} with {shown(args)}"
     return shown(reason)
 
 

@@ -417,4 +417,4 @@ def _milliseconds(seconds: float | None) -> Any:
     return a.infinity if seconds is None else round(seconds * 1000)
 
 
-from beamnode.otp import task_supervisor  # noqa: E402, F401  (it sets Task.Supervisor, whoever imports Task)
+from beamnode.otp import task_supervisor as task_supervisor  # noqa: E402 - it needs `Task`, and sets `Task.Supervisor`

@@ -28,6 +28,7 @@ from beamnode.node import (
     monitor,
     process_dictionary,
     reason_of,
+    reason_text,
     receive,
     report_text,
     run_asked,
@@ -232,7 +233,7 @@ def _crash(owner: Owner, work: Work, error: BaseException, reason: Any) -> NoRet
         ("Function", f"{module}.{function}/{arity}"),
         ("Arguments", shown(list(work.args if isinstance(work, Call) else work[2]))),
     ]
-    what = f"Task {process.pid!r} has ended: {shown(reason) if is_exit else error_text(error)}"
+    what = f"Task {process.pid!r} has ended: {reason_text(reason) if is_exit else error_text(error)}"
     log.error("%s", report_text(what, process, None if is_exit else error, also))
     raise ProcessExit(reason) from None
 
