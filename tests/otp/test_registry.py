@@ -527,7 +527,7 @@ def test_children_of_a_supervisor_have_via_names() -> None:
 
 
 def test_a_child_specification() -> None:
-    assert Registry.child_spec(keys="unique", name="rooms")["id"] == "rooms"
+    assert Registry.child_spec(keys="unique", name="rooms")["id"] is a.rooms
 
     async def main() -> None:
         function, args = Registry.child_spec(keys="unique", name="rooms")["start"]

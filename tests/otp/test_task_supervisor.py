@@ -255,7 +255,7 @@ async def test_a_stream_of_a_supervisor_that_is_not_there() -> None:
 
 @in_a_node
 async def test_as_a_child_of_a_supervisor() -> None:
-    assert TaskSupervisor.child_spec(name="tasks")["id"] == "tasks"
+    assert TaskSupervisor.child_spec(name="tasks")["id"] is a.tasks
     assert TaskSupervisor.child_spec()["id"] is TaskSupervisor
     spec = TaskSupervisor.child_spec(name="tasks", max_children=3)
     tree = await Supervisor.start_link([spec], strategy="one_for_one")

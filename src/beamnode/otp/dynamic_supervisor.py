@@ -104,8 +104,7 @@ class DynamicSupervisor(Supervised):
     def child_spec(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """The specification of a child that `start_link(*args, **options)` starts; its id is the `name`, if any."""
         spec = super().child_spec(*args, **options)
-        name = options.get("name")
-        return spec if name is None else {**spec, "id": name[2] if isinstance(name, tuple) else name}
+        return {**spec, "id": child_specs.id_of_name(options.get("name"), spec["id"])}
 
     # --- Using --------------------------------------------------------------------------------------------------------
 

@@ -67,10 +67,7 @@ class TaskSupervisor(Supervised):
     def child_spec(cls, **options: Any) -> dict[str, Any]:
         """The specification of a child that `start_link(**options)` starts; its id is its name, if it has one."""
         spec = super().child_spec(**options)
-        name = options.get("name")
-        if name is not None:
-            spec["id"] = name[2] if isinstance(name, tuple) else name
-        return spec
+        return {**spec, "id": child_specs.id_of_name(options.get("name"), spec["id"])}
 
     # --- Starting tasks -----------------------------------------------------------------------------------------------
 
