@@ -17,16 +17,21 @@ Source: Elixir's Registry.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from beamnode.errors import NameTakenError, NoProcessError, UsageError
 from beamnode.etf import Atom, Pid, a
+from beamnode.etf.shown import shown
 from beamnode.node import current_body, exit, self, send, trap_exit, unlink
-from beamnode.otp import child_specs, server_loop
+from beamnode.otp import child_specs, gen, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.handlers import Handlers
 from beamnode.otp.registry_tables import DuplicateTable, Entry, Predicate, Table, UniqueTable
+from beamnode.otp.sys import sendable_state
+
+log = logging.getLogger("beamnode.registry")
 
 Kind = Literal["unique", "duplicate"]
 Key = Any
@@ -43,6 +48,8 @@ class AlreadyRegistered(NameTakenError):
 
 class Registry(Supervised):
     """The functions of any registry, which is named by an Atom or a str; a `via` name has this class in its middle."""
+
+    child_defaults: ClassVar[dict[str, Any]] = {"type": "supervisor"}  # as Elixir's
 
     @classmethod
     async def start_link(
@@ -237,6 +244,18 @@ class _Keeper(Handlers):
         keepers = self._runtime.tables["registry"]
         if keepers.get(self._name) is self:
             del keepers[self._name]
+
+    def handle_call(self, request: Any, sender: gen.From) -> Any:
+        """Elixir's registry is a supervisor, and tools ask it for its children: this one has none."""
+        match request:
+            case a.which_children:
+                return []
+            case a.count_children:
+                return [(what, 0) for what in (a.specs, a.active, a.supervisors, a.workers)]
+        return (a.error, (a.unknown_request, sendable_state(request)))
+
+    def handle_cast(self, request: Any) -> None:
+        log.error("Registry %s was cast %s: that means nothing to it", self._name, shown(request))
 
     def handle_info(self, message: Any) -> None:
         if not self._note_end(message):
