@@ -257,3 +257,16 @@ def test_a_partition_supervisor_is_known_as_one() -> None:
         assert (process_info(pid) or {})["dictionary"][INITIAL_CALL] == (a.supervisor, a.PartitionSupervisor, 1)
 
     in_a_node(main)
+
+
+@pytest.mark.parametrize(("shutdown", "warnings"), [(5000, 1), (999, 0), ("infinity", 0), (True, 0)])
+def test_milliseconds_are_doubted(shutdown: Any, warnings: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        await Supervisor.start_link([{**Worker.child_spec(), "shutdown": shutdown}], strategy="one_for_one")
+
+    if shutdown is True:
+        with pytest.raises(BadChildSpec):
+            in_a_node(main)
+    else:
+        in_a_node(main)
+    assert caplog.text.count("OTP counts milliseconds") == warnings

@@ -11,6 +11,7 @@ milliseconds to end. It is run under the node's policy, in the name of the node 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,9 @@ from beamnode.etf.shown import shown
 from beamnode.node import Asked
 from beamnode.otp.sys import sendable_state
 
+log = logging.getLogger("beamnode.supervisor")
+
+DOUBTFUL_SECONDS: Final = 1000
 KEYS: Final = ("id", "start", "restart", "shutdown", "type", "significant", "modules")
 WORKER_SHUTDOWN_SECONDS: Final = 5.0
 
@@ -301,6 +305,12 @@ def _of_python(spec: dict[str, Any], node: Atom) -> ChildSpec:
     shutdown = spec.get("shutdown", _DEFAULT)
     if shutdown is None:
         shutdown = a.infinity
+    elif isinstance(shutdown, int | float) and shutdown >= DOUBTFUL_SECONDS:
+        log.warning(
+            "child %s has %s seconds to end: OTP counts milliseconds, beamnode does not",
+            shown(spec.get("id")),
+            shutdown,
+        )
     return _made({**spec, "shutdown": shutdown}, node)
 
 
