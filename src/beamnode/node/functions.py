@@ -9,6 +9,7 @@ Source: the module `erlang`.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Callable, Coroutine, Iterable
 from threading import get_ident
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 from beamnode.core.bounded_mailbox import WhenFull
 from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
-from beamnode.errors import NoProcessError, ProcessExit, UsageError
+from beamnode.errors import NoProcessError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node.body import Body, LoopBody, ThreadBody
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, LoopBody, ThreadBody
 from beamnode.node.current import current, current_body
 from beamnode.node.introspection import info_of
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
@@ -110,11 +111,16 @@ def receive_blocking(match: Match | None = None, *, timeout: float | None = None
 
 
 def _run_on_loop(runtime: Runtime, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Wait in a thread for a coroutine. Ctrl-C may come just before the wait begins, which Python notices after it."""
     waiting = asyncio.run_coroutine_threadsafe(coroutine, runtime.loop)
     try:
+        while not waiting.done():
+            concurrent.futures.wait((waiting,), LOOP_CHECK_SECONDS)
+            if runtime.loop.is_closed() and not waiting.done():
+                raise NotAliveError(LOOP_ENDED)
         return waiting.result()
     except BaseException:
-        waiting.cancel()  # Ctrl-C: the process does not wait any more
+        waiting.cancel()  # the process does not wait any more
         raise
 
 
