@@ -8,11 +8,21 @@ from asyncio import InvalidStateError
 from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
 from collections import deque
 from contextvars import Context, copy_context
+from types import CoroutineType
 
 cdef object _enter = _enter_task
 cdef object _leave = _leave_task
 
 cdef int STEPS_PER_TURN = 256  # of tasks, before the loop looks for input again
+
+
+async def _awaited(awaitable):
+    return await awaitable
+
+
+cdef object _coroutine_of(made):
+    """What can be stepped; of a function that only says that it is an `async def`, any awaitable may come."""
+    return made if hasattr(made, "send") and hasattr(made, "throw") else _awaited(made)
 
 
 cdef class Runner:
@@ -141,7 +151,8 @@ cdef class Task:
                     raise error
                 function, args, self._function, self._args = self._function, self._args, None, None
                 self._body.check_alive()  # it may have been ended before its first step
-                self._coro = function(*args)
+                made = function(*args)
+                self._coro = made if type(made) is CoroutineType else _coroutine_of(made)
             if error is None:
                 returns = bn_send(self._coro, &result)
                 yielded = <object>result
@@ -155,10 +166,14 @@ cdef class Task:
         except (Exception, SystemExit, _cancelled_error) as failure:  # `sys.exit()` ends the process, not the node
             self.end(failure)
             return 0
-        except BaseException as failure:
+        except KeyboardInterrupt as failure:
             self._exception = failure
             self.end(failure)
             raise
+        except BaseException as failure:  # is kept for who awaits the task, and ends nobody else's step
+            self._exception = failure
+            self.end(failure)
+            return 0
         if returns:
             self.end(None)
         else:
@@ -199,6 +214,7 @@ cdef class Task:
             if blocking is None:
                 problem = f"{self!r} got a bad yield: {yielded!r}"
             elif yielded is self:
+                self._asyncio_future_blocking = False  # else its next wait in `receive` would be taken for another try
                 problem = f"{self!r} cannot await itself"
             elif yielded.get_loop() is not self._loop:
                 problem = f"{self!r} got a future attached to a different loop: {yielded!r}"
@@ -231,12 +247,12 @@ cdef class Task:
 
     def wake(self, future):
         """Of the loop: what was waited for is done."""
+        failure = None
         try:
             future.result()
         except BaseException as error:
-            self.step(error)
-        else:
-            self.step(None)
+            failure = error
+        self.step(failure)  # not in the `except`: what the code raises later does not come of this
 
     cdef object make_cancelled(self):
         message, self._cancel_message = self._cancel_message, None
