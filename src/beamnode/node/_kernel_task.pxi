@@ -13,6 +13,8 @@ from types import CoroutineType
 cdef object _enter = _enter_task
 cdef object _leave = _leave_task
 
+cdef bint _uncancel_takes_back = sys.version_info >= (3, 13)  # as asyncio's own
+
 cdef int STEPS_PER_TURN = 256  # of tasks, before the loop looks for input again
 
 
@@ -99,6 +101,7 @@ cdef class Task:
     cdef readonly object _callbacks
     cdef object _exception
     cdef object _cancel_message
+    cdef object _cancelled  # the exception that ends its wait in `receive`: made by the first `cancel`, as a future's
     cdef object _name
     cdef int _cancels
     cdef bint _steps  # its code runs now
@@ -124,6 +127,8 @@ cdef class Task:
             if error is None and type(waiter) is Waiter:
                 error = (<Waiter>waiter)._cancelled
                 (<Waiter>waiter)._cancelled = None
+        elif self._cancelled is not None:
+            error, self._cancelled = self._cancelled, None
         if self._must_cancel:
             if not isinstance(error, _cancelled_error):
                 error = self.make_cancelled()
@@ -197,6 +202,8 @@ cdef class Task:
         cdef Waiter waiter
         if yielded is self and not self._asyncio_future_blocking:  # of `receive`
             if self._must_cancel:
+                self._must_cancel = False
+                self._cancelled = self.make_cancelled()
                 self._runner.add(self)
             else:
                 self._receives = True
@@ -266,9 +273,12 @@ cdef class Task:
         self._cancels += 1
         if self._awaited is not None and self._awaited.cancel(msg):
             return True
-        self._must_cancel = True
         self._cancel_message = msg
-        self.resume(False)
+        if self._receives:
+            self._cancelled = self.make_cancelled()
+            self.resume(False)
+        else:
+            self._must_cancel = True
         return True
 
     def cancelling(self):
@@ -277,7 +287,7 @@ cdef class Task:
     def uncancel(self):
         if self._cancels > 0:
             self._cancels -= 1
-            if self._cancels == 0:
+            if self._cancels == 0 and _uncancel_takes_back:
                 self._must_cancel = False
         return self._cancels
 
