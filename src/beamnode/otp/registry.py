@@ -17,16 +17,21 @@ Source: Elixir's Registry.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from beamnode.errors import NameTakenError, NoProcessError, UsageError
 from beamnode.etf import Atom, Pid, a
+from beamnode.etf.shown import shown
 from beamnode.node import current_body, exit, self, send, trap_exit, unlink
-from beamnode.otp import server_loop
+from beamnode.otp import gen, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.handlers import Handlers
 from beamnode.otp.registry_tables import DuplicateTable, Entry, Predicate, Table, UniqueTable
+from beamnode.otp.sys import sendable_state
+
+log = logging.getLogger("beamnode.registry")
 
 Kind = Literal["unique", "duplicate"]
 Key = Any
@@ -236,6 +241,19 @@ class _Keeper(Handlers):
         keepers = self._runtime.tables["registry"]
         if keepers.get(self._name) is self:
             del keepers[self._name]
+
+    def handle_call(self, request: Any, sender: gen.From) -> Any:
+        """Peers see a registry of Elixir, which is a supervisor: ours has no children to tell of."""
+        match request:
+            case a.which_children:
+                return []
+            case a.count_children:
+                return [(kind, 0) for kind in (a.specs, a.active, a.supervisors, a.workers)]
+        log.error("Registry %s was called with %s: nothing is asked of it so", self._name, shown(request))
+        return (a.error, (a.unknown_request, sendable_state(request)))
+
+    def handle_cast(self, request: Any) -> None:
+        log.error("Registry %s was cast %s: nothing is asked of it so", self._name, shown(request))
 
     def handle_info(self, message: Any) -> None:
         if not self._note_end(message):
