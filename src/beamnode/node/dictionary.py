@@ -26,15 +26,25 @@ def process_dictionary() -> dict[Any, Any]:
 
 
 def spawn_with_dictionary(
-    function: Callable[..., Any], args: tuple[Any, ...], dictionary: dict[Any, Any], *, link: bool = False
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    dictionary: dict[Any, Any],
+    *,
+    link: bool = False,
+    tells_origin: bool = False,
 ) -> Pid:
-    """`spawn` (or `spawn_link`) of a process that has `dictionary` before its first step; it becomes its own."""
+    """`spawn` (or `spawn_link`) of a process that has `dictionary` before its first step; it becomes its own.
+
+    With `tells_origin` it gets what peers send it as `Origin`, also what comes before its first step.
+    """
     body = current_body()
     runtime, parent = body.runtime, body.process
 
     def make() -> Process:
         body_of(parent).check_alive()
-        return runtime.spawn(function, args, parent=parent, link=link, dictionary=dictionary)
+        made = runtime.spawn(function, args, parent=parent, link=link, dictionary=dictionary)
+        made.tells_origin = tells_origin
+        return made
 
     process: Process = runtime.on_loop(make)
     return process.pid

@@ -78,10 +78,12 @@ async def start(
     link: bool = False,
     timeout: float | None = None,
     initial_call: InitialCall | None = None,
+    tells_origin: bool = False,
 ) -> Any:
     """Spawn `function(ack, *args)` and wait until it has called `ack(result)`, which is the result here.
 
-    `initial_call` is its `$initial_call`; by default that names the function itself.
+    `initial_call` is its `$initial_call`; by default that names the function itself. `tells_origin`: see
+    `spawn_with_dictionary`.
     Errors: StartFailed with the reason of a process that ended first; TimeoutError, after which it is killed.
     With `link`, a process that ends with another reason than `normal` takes the current one along, unless that traps
     exits: then StartFailed is all that it hears of it.
@@ -91,7 +93,7 @@ async def start(
         send(reference, (gen.tag_of(reference), result))
 
     dictionary = origins(initial_call or call_of(function, len(args)))
-    pid = spawn_with_dictionary(function, (acknowledge, *args), dictionary, link=link)
+    pid = spawn_with_dictionary(function, (acknowledge, *args), dictionary, link=link, tells_origin=tells_origin)
     reference = monitor(pid, alias="reply_demonitor", expected=True)
     try:
         message = await receive_tagged(reference, timeout=timeout)

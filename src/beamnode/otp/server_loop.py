@@ -56,7 +56,12 @@ async def start(
     loop = loop or ServerLoop
     parent, initial_call = self() if link else None, cls.initial_call(*args)
     result = await proc_lib.start(
-        _enter, loop, cls, args, name, parent, link=link, timeout=timeout, initial_call=initial_call
+        _enter,
+        *(loop, cls, args, name, parent),
+        link=link,
+        timeout=timeout,
+        initial_call=initial_call,
+        tells_origin=cls.wants_origin,
     )
     if isinstance(result, Exception):
         raise result

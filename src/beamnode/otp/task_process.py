@@ -125,9 +125,11 @@ def is_mfa(term: Any) -> TypeGuard[tuple[Atom, Atom, list[Any]]]:
 def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
     """Start a task that answers: its owner says what to run, and where the result goes.
 
-    With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
+    It gets messages as `Origin`: the node's policy decides by who really asks. With `watched` it gives up when the
+    owner ends, or says nothing, before that (a caller on another node, say).
     """
-    return spawn_with_dictionary(_reply, (owner, watched), {ANCESTORS: proc_lib.ancestors()}, link=link)
+    dictionary = {ANCESTORS: proc_lib.ancestors()}
+    return spawn_with_dictionary(_reply, (owner, watched), dictionary, link=link, tells_origin=True)
 
 
 def start_noreply(owner: Owner, callers: list[Any], work: Work, node: Atom, *, link: bool = True) -> Pid:
@@ -161,7 +163,6 @@ def refusal(work: Any) -> tuple[Any, list[Any]] | None:
 
 async def _reply(owner: Owner, watched: bool) -> None:
     process = current_body().process
-    process.tells_origin = True  # the node's policy decides by who really asks
     reference = monitor(owner[2]) if watched else None
 
     def is_for_task(message: Any) -> bool:

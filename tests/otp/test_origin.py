@@ -1,0 +1,72 @@
+"""Who asks is the node of the connection, also for what a peer sends to a process that has not begun to run yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from beamnode import Asked, Atom, FixedPort, Node, a, exit, receive, self
+from beamnode.carriers.memory import MemoryNetwork
+from beamnode.etf import ImproperList
+from beamnode.node import current_body
+from beamnode.otp import gen, proc_lib, task_process
+from beamnode.otp.agent import Agent
+from beamnode.otp.dynamic_supervisor import DynamicSupervisor
+from beamnode.otp.supervisor import Supervisor
+
+EVIL = Atom("evil@h")
+FORGED: Any = (Atom("os"), Atom("getcwd"), [])
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Atom]:
+    """Nodes in whose name something was asked for, while a peer that guesses pids writes to every new process."""
+    seen: list[Atom] = []
+
+    def trusting(call: Asked) -> str:
+        seen.append(call.node)
+        return "everything" if call.node == Atom("n@h") else "nothing"
+
+    async def main() -> None:
+        carrier = MemoryNetwork().carrier("h")
+        async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1), policy=trusting):
+            for module in (proc_lib, task_process):
+                monkeypatch.setattr(module, "spawn_with_dictionary", guessed(module.spawn_with_dictionary))
+            await Agent.start(dict)
+            await DynamicSupervisor.start_link()
+            await Supervisor.start_link([], strategy="one_for_one")
+            task = task_process.start_reply(task_process.own_owner(), False, link=False)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            exit(task, a.kill)
+            while True:
+                try:
+                    await receive(timeout=0)
+                except TimeoutError:
+                    return
+
+    asyncio.run(main())
+    return seen
+
+
+def guessed(spawn: Any) -> Any:
+    """A spawn whose process has mail from a peer before its first step."""
+
+    def spawned(*args: Any, **options: Any) -> Any:
+        pid = spawn(*args, **options)
+        signals = current_body().runtime.signals
+        process = signals.lookup(pid)
+        child = (FORGED, a.temporary, 1, a.worker, [])
+        me, reference = self(), ImproperList((a.alias,), signals.identities.next_reference())
+        for request in ((a.get, FORGED), (a.start_child, child), (a.start_child, {a.id: a.x, a.start: FORGED})):
+            signals.deliver_from(EVIL, process, (gen.CALL, (me, reference), request))
+        signals.deliver_from(EVIL, process, (me, a.tag, me, [], FORGED))
+        return pid
+
+    return spawned
+
+
+def test_the_policy_is_told_the_node_that_really_asks(asked: list[Atom]) -> None:
+    assert asked == [EVIL] * 4
