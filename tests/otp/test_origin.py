@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from beamnode import Asked, Atom, FixedPort, Node, a, exit, receive, self
+from beamnode import Asked, Atom, FixedPort, Node, a, exit, monitor, receive, self
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.etf import ImproperList
 from beamnode.node import current_body
@@ -70,3 +70,19 @@ def guessed(spawn: Any) -> Any:
 
 def test_the_policy_is_told_the_node_that_really_asks(asked: list[Atom]) -> None:
     assert asked == [EVIL] * 4
+
+
+def test_the_log_shows_the_message_of_a_peer_and_not_what_it_came_in(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        carrier = MemoryNetwork().carrier("h")
+        async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1), policy="everything"):
+            agent = await Agent.start(dict)
+            reference = monitor(agent)
+            signals = current_body().runtime.signals
+            call = (Atom("builtins"), Atom("int"), [])  # of a dict: a TypeError
+            signals.deliver_from(EVIL, signals.lookup(agent), (gen.CAST, (a.cast, call)))
+            current_body().runtime.flush()
+            assert (await receive(timeout=5))[1] == reference
+
+    asyncio.run(main())
+    assert "Last message: (Atom('$gen_cast'), (Atom('cast')," in caplog.text
