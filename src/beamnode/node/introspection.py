@@ -25,7 +25,7 @@ FRAMES_MAX: Final = 50  # of one stack
 _Frames = list[tuple[FrameType, int]]  # outermost first, each with the number of its line
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_MACHINERY: Final = (str(_PACKAGE / "node"), str(_PACKAGE / "sync.py"))  # what every process runs in and waits in
+_MACHINERY: Final = (str(_PACKAGE / "node"), str(_PACKAGE / "sync"))  # what every process runs in and waits in
 _WORKER: Final = str(_PACKAGE / "otp" / "worker.py")
 _WAITS: Final = (threading.__file__, str(Path(asyncio.__file__).parent), sys.modules["concurrent.futures"].__path__[0])
 
