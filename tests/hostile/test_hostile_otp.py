@@ -185,3 +185,30 @@ def test_what_is_not_exposed_is_not_started(victim: Victim) -> None:
         assert attacker.answers(30)
     check(victim)
     assert victim.holdings()["asked_for"] == []
+
+
+def test_questions_of_junk(victim: Victim) -> None:
+    random = Random("questions")
+    functions = {
+        a.erlang: ("process_info", "memory", "statistics", "system_info", "nodes", "whereis", "is_process_alive"),
+        a.proc_lib: ("get_label", "translate_initial_call"),
+        a.observer_backend: ("sys_info", "procs_info", "etop_collect", "vsn"),
+        Atom("Elixir.Process"): ("info", "alive?", "whereis", "list"),
+        Atom("Elixir.Node"): ("list", "self"),
+    }
+    items = (a.messages, a.dictionary, a.label, a.backtrace, a.links, a.monitors, a.memory, a.current_stacktrace)
+    with victim.attack() as attacker:
+        hostile = Hostile(random, attacker.name, VICTIM, attacker.creation, attacker.victim_creation)
+        for module, names in functions.items():
+            for name in names * 40:
+                first = hostile.one_of(hostile.victim_pid, hostile.victim_pid, hostile.term)
+                second = hostile.one_of(lambda: random.choice(items), lambda: list(items), hostile.term)
+                args = [first, second][: random.randrange(3)]
+                if not is_term(args):
+                    continue
+                reference = attacker.reference()
+                head = (29, reference, attacker.pid(), attacker.pid(), (a.erpc, a.execute_call, 4), [a.monitor])
+                attacker.control(head, [reference, module, Atom(name), args])
+                assert attacker.drain()
+        assert attacker.answers(30)
+    check(victim)
