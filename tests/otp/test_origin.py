@@ -7,7 +7,21 @@ from typing import Any
 
 import pytest
 
-from beamnode import Asked, Atom, FixedPort, Node, a, exit, monitor, receive, self
+from beamnode import (
+    Asked,
+    Atom,
+    CallFailed,
+    FixedPort,
+    GenServer,
+    Node,
+    StaticPorts,
+    a,
+    exit,
+    monitor,
+    receive,
+    self,
+    spawn_link,
+)
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.etf import ImproperList
 from beamnode.node import current_body
@@ -86,3 +100,41 @@ def test_the_log_shows_the_message_of_a_peer_and_not_what_it_came_in(caplog: pyt
 
     asyncio.run(main())
     assert "Last message: (Atom('$gen_cast'), (Atom('cast')," in caplog.text
+
+
+def start_with_info(*_: Any) -> Any:
+    async def child() -> None:
+        await receive()
+
+    return (a.ok, spawn_link(child), object())
+
+
+def test_an_answer_without_a_term_is_refused_and_the_server_goes_on() -> None:
+    async def main() -> None:
+        places = StaticPorts({"two@h": ("h", 1024), "n@h": ("h", 1025)})  # as they are started
+        options: dict[str, Any] = {"cookie": "c", "discovery": places, "carrier": MemoryNetwork().carrier("h")}
+        two = Node("two@h", policy="everything", **options)
+        await two.start()
+
+        async def start() -> None:
+            await Agent.start(object, name="agent")
+            await DynamicSupervisor.start_link(name="dynamic")
+            await receive()
+
+        async with Node("n@h", **options):
+            keeper = asyncio.ensure_future(two.run_process(start))
+            await asyncio.sleep(0)
+            with pytest.raises(CallFailed, match="EncodeError"):
+                await Agent.get(("agent", "two@h"), "copy", "copy", [])
+            assert await Agent.get(("agent", "two@h"), "builtins", "bool", []) is True
+            spec = ((Atom(__name__), Atom("start_with_info"), []), a.temporary, 100, a.worker, [])
+            with pytest.raises(CallFailed, match="EncodeError"):
+                await GenServer.call(("dynamic", "two@h"), (a.start_child, spec))
+            assert await DynamicSupervisor.count_children(("dynamic", "two@h")) == {
+                **dict.fromkeys(("specs", "active", "workers"), 1),
+                "supervisors": 0,
+            }
+            keeper.cancel()
+            await two.stop()
+
+    asyncio.run(main())
