@@ -38,6 +38,7 @@ bench: venv peers
 	@echo; $(BIN)/python -m bench.codec
 	@echo; $(BIN)/python -m bench.fairness
 	@echo; $(BIN)/python -m bench.cluster
+	@echo; $(BIN)/python -m bench.scale
 
 venv:
 	@scripts/make-venv .venv $(PYTHON)

@@ -21,7 +21,7 @@ from typing import Final, Self
 from beamnode.testing.peers import Epmd, ErlNode, Otp, PeerMissing, find_otp
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCE: Final = ROOT / "bench/bench_peer.erl"
+SOURCES: Final = (ROOT / "bench/bench_peer.erl", ROOT / "bench/bench_scale.erl")
 START_SECONDS: Final = 30.0
 
 
@@ -157,9 +157,11 @@ class Setting:
         self._ending.close()
 
     def _compile(self) -> None:
-        shutil.copy(SOURCE, self._directory)
         inside = self.otp.inside(self._directory)
-        command = [*self.otp.command("erlc"), "-o", inside, f"{inside}/{SOURCE.name}"]
+        command = [*self.otp.command("erlc"), "-o", inside]
+        for source in SOURCES:
+            shutil.copy(source, self._directory)
+            command.append(f"{inside}/{source.name}")
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
             raise BenchError(f"erlc of OTP {self.otp.release} failed:\n{done.stdout}{done.stderr}")
@@ -179,6 +181,17 @@ class Setting:
             extra_args=["-pa", self.otp.inside(self._directory), *spin, *extra],
         )
         return self._ending.enter_context(node)
+
+    def run_erlang(self, expression: str, *extra: str) -> str:
+        """What `erl` prints while it evaluates an expression; a node it is not."""
+        inside = self.otp.inside(self._directory)
+        command = [*self.otp.command("erl"), "-noshell", "-pa", inside, *extra]
+        done = subprocess.run(
+            [*command, "-eval", f"{expression}, halt()."], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BenchError(f"{expression} in OTP {self.otp.release} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def measured_erlang(self) -> ErlNode:
         node = self.erlang("beam")

@@ -92,6 +92,21 @@ def test_a_take_without_match_forgets_how_far_it_was_looked() -> None:
     assert match.seen == [1, 2, 2, 9]
 
 
+def test_all_that_match_are_removed() -> None:
+    mailbox = Mailbox()
+    mailbox.extend([1, 2, 3, 4])
+
+    def wanted(message: int) -> bool:
+        return message == 5
+
+    assert mailbox.take(wanted) is NOTHING
+    assert mailbox.remove_all(lambda message: message % 2 == 0) == [2, 4]
+    assert list(mailbox) == [1, 3]
+    mailbox.append(5)
+    assert mailbox.take(wanted) == 5  # which is nearer to the front now than what was looked at
+    assert mailbox.remove_all(wanted) == []
+
+
 def test_what_is_removed_is_the_first_that_matches() -> None:
     mailbox = filled(1, 2, 3, 2)
     match = Counting(9)

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_dropped_and_the_log_says_so(caplog: pytest.LogCapt
         assert length(pid) == 3
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warnings) == 1
-        assert "mailbox is full (3 messages)" in warnings[0]
+        assert "mailbox is full (3 messages, about 1 KiB)" in warnings[0]
 
     in_a_node(main)
 
@@ -227,6 +227,20 @@ def test_answers_of_calls_do_not_count() -> None:
         send(self(), a.first)
         assert await GenServer.call(echo, 5) == 5
         assert await receive() is a.first
+
+    in_a_node(main)
+
+
+@pytest.mark.parametrize("message", [b"x" * 10_000, [b"x" * 100] * 40, {"key": (b"x" * 5_000,) * 2}])
+def test_what_a_flooded_mailbox_holds_is_reported(message: Any) -> None:
+    async def main() -> None:
+        pid = spawn(idle, 10_000, "drop", self())
+        await receive(timeout=5)
+        before = process_info(pid, "memory")
+        for _ in range(1000):
+            send(pid, message)
+        grown = process_info(pid, "memory") - before
+        assert 4_000_000 < grown < 20_000_000, "about 1000 times what one holds"
 
     in_a_node(main)
 

@@ -80,3 +80,32 @@ def test_what_has_no_term_is_told_in_words() -> None:
     assert tag is a.unencodable_reason
     assert b"Atom('error')" in text
     assert len(sendable({1: "x" * 5000, 2: object()})[1]) == 1000
+
+
+def test_what_an_exit_says_of_an_exception() -> None:
+    try:
+        raise ValueError("no such user")
+    except ValueError as error:
+        reason = reason_of(error)
+        place = f"{__file__}:{error.__traceback__.tb_lineno}"  # type: ignore[union-attr]
+    said = f"ValueError: no such user ({place}, in test_what_an_exit_says_of_an_exception)"
+    assert str(ProcessExit(reason)) == f"process exit: {said}"
+    assert str(ProcessExit((reason, (a.gen_server, a.call, [a.users, 1, 5000])))) == (
+        f"process exit: {said}, seen in gen_server:call with [Atom('users'), 1, 5000]"
+    )
+    assert "Atom('file')" in repr(ProcessExit(reason))
+
+
+@pytest.mark.parametrize("file", [[a.x], [1114111], [-1]])
+def test_what_an_exit_says_of_a_file_that_is_no_text(file: object) -> None:
+    reason = ((a.Error, b"text"), [(a.m, a.f, [], [(a.file, file), (a.line, 1)])])
+    assert str(ProcessExit(reason)) == f"process exit: {reason!r}"
+
+
+def test_what_an_exit_says_is_one_line_whatever_a_peer_says() -> None:
+    kind = Atom("Error\x1b[2J")
+    reason = ((kind, b"one\ntwo"), [(a.m, a.f, [], [(a.file, [10]), (a.line, 1)])])
+    assert str(ProcessExit(reason)).isprintable()
+    assert str(ProcessExit(((10**5000, b"text"), [(a.m, a.f, [], [(a.file, [65]), (a.line, 1)])]))) == (
+        "process exit: <tuple>"
+    )

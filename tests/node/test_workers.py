@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from beamnode.node import workers
 from beamnode.node.workers import STAND_INS, ThreadPool
+from beamnode.testing.peers import wait_for
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -141,3 +146,40 @@ def test_no_more_than_so_many_stand_in_and_who_waits_for_whom_is_logged(
         assert await asyncio.wait_for(waiting, 10) == 1
 
     play(main, 1)
+
+
+PROGRAM = """
+import asyncio, os
+from beamnode import FixedPort, Node
+
+async def main():
+    async with Node("n@127.0.0.1", cookie="c", discovery=FixedPort(0)) as node:
+        node.expose(os.getpid, module="worker", run="process")
+        print(await node.rpc(node.name, "worker", "getpid", []), flush=True)
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_os_processes_of_calls_end_with_a_program_that_is_killed(tmp_path: Path, home: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, str(file)], env=environment, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        try:
+            worker = int(program.stdout.readline())
+            assert runs(worker)
+        finally:
+            program.kill()
+        wait_for(lambda: not runs(worker))
+
+
+def runs(pid: int) -> bool:
+    """Whether it lives; one that has ended may be seen until somebody asks what with."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

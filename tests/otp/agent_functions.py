@@ -33,6 +33,10 @@ def pid(state: Any) -> Any:
     return self()
 
 
+def number(state: Any) -> int:
+    return 5
+
+
 def fail(state: Any, text: Any) -> Any:
     raise ValueError(text if isinstance(text, str) else text.decode())
 

@@ -27,7 +27,7 @@ def in_a_node(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1)):
                 before = _there_is()
                 await test(**fixtures)
-                await until(lambda: _there_is() == before, lambda: f"left behind: {_difference(_there_is(), before)}")
+                await until(lambda: not any(_new(before)), lambda: f"left behind: {_new(before)}")
                 process = current_body().process
                 ties = (process.monitors, process.aliases, process.expected, process.links, process.watchers)
                 assert not any(ties), ties
@@ -45,8 +45,9 @@ def _there_is() -> tuple[set[Any], set[Any], set[Any]]:
     return processes, set(asyncio.all_tasks()), set(threading.enumerate())
 
 
-def _difference(now: Any, before: Any) -> list[Any]:
-    return [left - known for left, known in zip(now, before, strict=True)]
+def _new(before: tuple[set[Any], ...]) -> list[Any]:
+    """What was not there before; threads of an earlier test may have ended meanwhile."""
+    return [left - known for left, known in zip(_there_is(), before, strict=True)]
 
 
 async def until(predicate: Callable[[], object], what: Any = "it did not happen") -> None:

@@ -35,7 +35,8 @@ from beamnode import (
     trap_exit,
 )
 from beamnode.carriers.memory import MemoryNetwork
-from beamnode.otp import sys
+from beamnode.node import Asked, current_body
+from beamnode.otp import proc_lib, sys
 from beamnode.otp.agent import Agent
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -333,3 +334,30 @@ def test_agents_in_threads_of_their_callers() -> None:
         assert await value(pid) == 30
 
     in_a_node(main)
+
+
+def test_the_policy_is_asked_by_who_was_too_early_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that guesses the pid of a server sends it a call before it has made its first step."""
+    asked: list[Asked] = []
+    spawn_plainly = proc_lib.spawn_with_dictionary
+
+    def policy(call: Asked) -> str:
+        asked.append(call)
+        return "nothing"
+
+    def spawn_and_attack(*args: Any, **options: Any) -> Pid:
+        pid = spawn_plainly(*args, **options)
+        signals = current_body().runtime.signals
+        process = signals.lookup(pid)
+        assert process is not None
+        signals.deliver_from(a["evil@h"], process, (a["$gen_call"], (self(), a.tag), (a.get, (a.m, a.f, []))))
+        return pid
+
+    async def main(_node: Node) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(proc_lib, "spawn_with_dictionary", spawn_and_attack)
+            agent = await Agent.start(lambda: 1)
+        assert await Agent.get(agent, lambda state: state) == 1
+
+    in_a_node(main, policy=policy)
+    assert [call.node for call in asked] == [a["evil@h"]]

@@ -260,8 +260,8 @@ def test_as_a_child_of_another_supervisor() -> None:
         children = [(Jobs, 2), DynamicSupervisor.child_spec(name="others")]
         top = await Supervisor.start_link(children, strategy="one_for_one")
         ids = {id: (kind, pid) for id, pid, kind, _ in await Supervisor.which_children(top)}
-        assert set(ids) == {Jobs, "others"}
-        assert ids["others"] == (a.supervisor, whereis("others"))
+        assert set(ids) == {Jobs, a.others}
+        assert ids[a.others] == (a.supervisor, whereis("others"))
         child = await DynamicSupervisor.start_child("others", Worker)
         await Supervisor.stop(top)
         assert process_info(child) is None

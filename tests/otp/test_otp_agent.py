@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -168,6 +169,23 @@ def test_what_is_refused_is_told_to_the_caller_alone(world: World, caplog: pytes
 
     asyncio.run(main())
     assert caplog.text.count("an anonymous function of Elixir") == 5
+
+
+def test_a_state_without_a_term_is_no_reason_to_lose_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with world.node() as node:
+            node.expose(functions)
+            lock = threading.Lock()
+            await Agent.start(lambda: lock, name="agent")
+            for call, function in (("get", ":whole, []"), ("get_and_update", ":swap, [1]")):
+                text, left = await world.failure(f"Agent.{call}({AGENT}, :agent_functions, {function})")
+                assert "cannot be sent" in text
+                assert left == 0
+            assert await value("agent") is lock
+            assert await world.elixir(f"Agent.update({AGENT}, :agent_functions, :number, [])") is a.ok
+            assert await value("agent") == 5
+
+    asyncio.run(main())
 
 
 def test_we_use_an_agent_of_elixir(world: World) -> None:

@@ -1,80 +1,31 @@
-"""Task.Supervisor: Elixir of OTP 25, 27 and 29 on ours, and we on Elixir's."""
+"""Task.Supervisor of ours, seen by Elixir of OTP 25, 27 and 29."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import task_functions
 import task_processes
+from task_world import OURS, PY, WAIT_SECONDS, World, marked, no_children, on_a_node, until
 
 from beamnode import (
     Atom,
-    CallFailed,
-    EncodeError,
-    Epmd,
     GenServer,
     Node,
-    ProcessExit,
     a,
-    process_info,
-    receive,
-    self,
-    spawn,
-    trap_exit,
 )
-from beamnode import exit as exit_
-from beamnode.node import Asked, current_body
-from beamnode.otp.supervisor import SupervisorError
-from beamnode.otp.task import Task, TaskFailed
+from beamnode.node import Asked
+from beamnode.otp.task import Task
 from beamnode.otp.task_supervisor import TaskSupervisor
-from beamnode.testing import peers
-from beamnode.testing.peers import ErlNode, EvalError, Otp, free_port
+from beamnode.testing.peers import EvalError, Otp
 
 pytestmark = [pytest.mark.otp, pytest.mark.filterwarnings("error")]
-
-PY = Atom("py@127.0.0.1")
-OURS = '{:tasks, :"py@127.0.0.1"}'
-WAIT_SECONDS = 20.0
-
-
-class World:
-    """One real node with Elixir, and its epmd, for a release; it has a Task.Supervisor named `theirs`."""
-
-    def __init__(self, otp: Otp) -> None:
-        self.cookie = secrets.token_hex(8)
-        self.epmd = peers.Epmd(otp, free_port())
-        try:
-            self.peer = ErlNode.start(
-                otp, "peer@127.0.0.1", cookie=self.cookie, epmd_port=self.epmd.port, boot="elixir"
-            )
-            self.peer.eval("logger:set_primary_config(level, none)")
-            self.peer.elixir(
-                "for {name, max} <- [theirs: :infinity, two: 2], do: "
-                "({:ok, sup} = Task.Supervisor.start_link(name: name, max_children: max); Process.unlink(sup)); :ok"
-            )
-        except BaseException:
-            self.epmd.stop()
-            raise
-        self.name = Atom(self.peer.name)
-        self.theirs = ("theirs", self.name)
-
-    def close(self) -> None:
-        self.peer.kill()
-        self.epmd.stop()
-
-    def node(self, name: Any = PY, **options: Any) -> Node:
-        return Node(name, cookie=self.cookie, discovery=Epmd(self.epmd.port), **options)
-
-    async def elixir(self, source: str, **bindings: Any) -> Any:
-        return await asyncio.to_thread(self.peer.elixir, source, WAIT_SECONDS, **bindings)
 
 
 @pytest.fixture(scope="module")
@@ -82,65 +33,6 @@ def world(otp: Otp) -> Iterator[World]:
     world = World(otp)
     yield world
     world.close()
-
-
-def on_a_node(test: Callable[[World, Node], Awaitable[None]]) -> Callable[[World], None]:
-    """The test is the body of a node that exposes `task_functions` as `:py`, with the supervisor `tasks`.
-
-    At its end no task is left, nor another process, a task of asyncio, a monitor, or a message.
-    """
-
-    def run(world: World) -> None:
-        async def main() -> None:
-            async with world.node() as node:
-                node.expose(task_functions, module="py")
-                task_functions.marks.clear()
-                supervisor = await TaskSupervisor.start_link(name="tasks", max_children=50)
-                assert await node.connect(world.name)
-                before = there_is()
-                await test(world, node)
-                await until(no_children)
-                await until(nothing_but(before), lambda: there_is() ^ before)
-                info = process_info() or {}
-                assert (info["monitors"], info["message_queue_len"], info["links"]) == ([], 0, [supervisor])
-
-        asyncio.run(main())
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
-
-
-def there_is() -> set[Any]:
-    processes = current_body().runtime.signals.processes()
-    return {process.pid for process in processes} | asyncio.all_tasks()
-
-
-def nothing_but(before: set[Any]) -> Callable[[], Awaitable[bool]]:
-    async def holds() -> bool:
-        return there_is() <= before
-
-    return holds
-
-
-async def no_children() -> bool:
-    return await TaskSupervisor.children("tasks") == []
-
-
-async def until(predicate: Callable[[], Awaitable[object]], what: Any = "it did not happen") -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not await predicate():
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        await asyncio.sleep(0.01)
-
-
-async def marked(mark: Any) -> None:
-    async def there() -> bool:
-        return mark in task_functions.marks
-
-    await until(there, mark)
-
-
-# --- Elixir on ours ---------------------------------------------------------------------------------------------------
 
 
 @on_a_node
@@ -453,207 +345,3 @@ async def test_a_thousand_at_a_time(world: World, node: Node) -> None:
     tasks = [await TaskSupervisor.async_(world.theirs, "Elixir.Function", "identity", [n]) for n in range(1000)]
     assert await Task.await_many(tasks, 20) == list(range(1000))
     await GenServer.stop(pid)
-
-
-# --- Ours on Elixir's -------------------------------------------------------------------------------------------------
-
-
-@on_a_node
-async def test_python_runs_tasks_of_elixir(world: World, node: Node) -> None:
-    task = await Task.Supervisor.async_(world.theirs, "Elixir.Enum", "sum", [[1, 2, 3]])
-    assert await task == 6
-    assert (task.pid and task.pid.node) == world.name
-    tasks = [await TaskSupervisor.async_nolink(world.theirs, "Elixir.String", "upcase", [text]) for text in ("a", "b")]
-    assert await Task.await_many(tasks) == [b"A", b"B"]
-    assert await Task.yield_(await TaskSupervisor.async_nolink(world.theirs, "erlang", "exit", [a.why])) == (
-        a.exit,
-        a.why,
-    )
-    with pytest.raises(TaskFailed) as failure:
-        await (await TaskSupervisor.async_nolink(world.theirs, "erlang", "hd", [[]]))
-    assert failure.value.cause[0] is a.badarg
-
-
-@on_a_node
-async def test_a_linked_task_of_elixir_that_crashes_ends_its_python_caller(world: World, node: Node) -> None:
-    outcome = asyncio.get_running_loop().create_future()
-
-    async def caller() -> None:
-        try:
-            await (await TaskSupervisor.async_(world.theirs, "erlang", "exit", [a.why]))
-        except asyncio.CancelledError:
-            outcome.set_result("ended")
-            raise
-
-    spawn(caller)
-    assert await asyncio.wait_for(outcome, WAIT_SECONDS) == "ended"
-
-
-@on_a_node
-async def test_a_python_caller_that_dies_ends_its_task_of_elixir(world: World, node: Node) -> None:
-    async def caller() -> None:
-        await (await TaskSupervisor.async_(world.theirs, "Elixir.Process", "sleep", [60000]))
-
-    pid = spawn(caller)
-    await until(lambda: children_of(world, 1))
-    exit_(pid, a.kill)
-    await until(lambda: children_of(world, 0))
-
-
-async def children_of(world: World, count: int) -> bool:
-    return len(await TaskSupervisor.children(world.theirs)) == count
-
-
-@on_a_node
-async def test_tasks_of_elixir_are_shut_down_and_time_out(world: World, node: Node) -> None:
-    task = await TaskSupervisor.async_(world.theirs, "Elixir.Process", "sleep", [60000])
-    assert await Task.yield_(task, 0.01) is None
-    assert await Task.shutdown(task) is None
-    task = await TaskSupervisor.async_(world.theirs, "Elixir.Process", "sleep", [60000])
-    assert await Task.shutdown(task, "brutal_kill") is None
-    task = await TaskSupervisor.async_(world.theirs, "Elixir.Process", "sleep", [60000])
-    with pytest.raises(TimeoutError):
-        await Task.await_(task, 0.05)
-    task = await TaskSupervisor.async_nolink(world.theirs, "Elixir.Process", "sleep", [60000])
-    waiting = asyncio.ensure_future(Task.await_(task))
-    await asyncio.sleep(0.05)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    await until(lambda: children_of(world, 0))
-
-
-@on_a_node
-async def test_children_of_elixirs_supervisor(world: World, node: Node) -> None:
-    own = self()
-    await TaskSupervisor.start_child(world.theirs, "erlang", "send", [own, a.hello])
-    assert await receive(timeout=5) is a.hello
-    pid = await TaskSupervisor.start_child(world.theirs, "Elixir.Process", "sleep", [60000], restart="transient")
-    assert await TaskSupervisor.children(world.theirs) == [pid]
-    await TaskSupervisor.terminate_child(world.theirs, pid)
-    with pytest.raises(SupervisorError) as failure:
-        await TaskSupervisor.terminate_child(world.theirs, pid)
-    assert failure.value.reason is a.not_found
-    two = ("two", world.name)
-    sleepers = [await TaskSupervisor.start_child(two, "Elixir.Process", "sleep", [60000]) for _ in range(2)]
-    with pytest.raises(SupervisorError) as failure:
-        await TaskSupervisor.async_(two, "Elixir.Process", "sleep", [60000])
-    assert failure.value.reason is a.max_children
-    for sleeper in sleepers:
-        await TaskSupervisor.terminate_child(two, sleeper)
-
-
-@on_a_node
-async def test_streams_of_tasks_of_elixir(world: World, node: Node) -> None:
-    stream = TaskSupervisor.async_stream(world.theirs, range(1, 31), "Elixir.Integer", "pow", [2], max_concurrency=7)
-    assert [outcome async for outcome in stream] == [(a.ok, n * n) for n in range(1, 31)]
-    nolink = TaskSupervisor.async_stream_nolink
-    outcomes = [outcome async for outcome in nolink(world.theirs, [4, 0, 2], "erlang", "div", [0])]
-    assert [(kind, error[0]) for kind, error in outcomes] == [(a.exit, a.badarith)] * 3
-    options: Any = {"timeout": 0.1, "on_timeout": "kill_task"}
-    outcomes = [outcome async for outcome in nolink(world.theirs, [60000], "Elixir.Process", "sleep", [], **options)]
-    assert outcomes == [(a.exit, a.timeout)]
-    sleeps = nolink(("two", world.name), [100] * 3, "Elixir.Process", "sleep", [], max_concurrency=3)
-    with pytest.raises(SupervisorError) as failure:
-        await anext(sleeps)
-    assert failure.value.reason is a.max_children
-    await until(lambda: children_of(world, 0))
-    assert await TaskSupervisor.children(("two", world.name)) == []
-
-
-@on_a_node
-async def test_a_lost_node_is_told(world: World, node: Node) -> None:
-    task = await TaskSupervisor.async_nolink(world.theirs, "Elixir.Process", "sleep", [60000])
-    await node.disconnect(world.name)
-    with pytest.raises(TaskFailed) as failure:
-        await Task.yield_(task)
-    assert failure.value.cause == (a.nodedown, world.name)
-    assert await node.connect(world.name)
-    [pid] = await TaskSupervisor.children(world.theirs)
-    await TaskSupervisor.terminate_child(world.theirs, pid)
-
-
-@on_a_node
-async def test_a_lost_node_is_told_by_shutdown(world: World, node: Node) -> None:
-    await world.elixir("""
-        defmodule :stubborn do
-          def hold(pid), do: (Process.flag(:trap_exit, true); send(pid, :holds); Process.sleep(:infinity))
-        end
-        :ok
-    """)
-    task = await TaskSupervisor.async_nolink(world.theirs, "stubborn", "hold", [self()], shutdown="brutal_kill")
-    assert await receive(timeout=5) is a.holds
-    ending = asyncio.ensure_future(Task.shutdown(task, None))
-    await asyncio.sleep(0.05)
-    await node.disconnect(world.name)
-    with pytest.raises(TaskFailed) as failure:
-        await ending
-    assert failure.value.cause == (a.nodedown, world.name)
-    assert await node.connect(world.name)
-    assert task.pid is not None
-    await TaskSupervisor.terminate_child(world.theirs, task.pid)
-    await until(lambda: children_of(world, 0))
-
-
-@on_a_node
-async def test_what_has_no_term_does_not_leave_a_task(world: World, node: Node) -> None:
-    with pytest.raises(EncodeError):
-        await TaskSupervisor.async_(world.theirs, "Elixir.Function", "identity", [object()])
-    with pytest.raises(EncodeError):
-        await TaskSupervisor.start_child(world.theirs, "Elixir.Function", "identity", [object()])
-    stream = TaskSupervisor.async_stream(world.theirs, [object()], "Elixir.Function", "identity", [])
-    with pytest.raises(EncodeError):
-        await anext(stream)
-    await until(lambda: children_of(world, 0))
-
-
-@on_a_node
-async def test_what_is_no_supervisor_of_tasks(world: World, node: Node) -> None:
-    with pytest.raises(CallFailed) as failure:
-        await TaskSupervisor.async_(("nobody", world.name), "Elixir.Function", "identity", [1])
-    assert failure.value.cause is a.noproc
-
-    class Strange(GenServer):
-        def handle_call(self, request: Any, sender: Any) -> Any:
-            return (a.ok, 1) if request[0] is a.start_task else a.strange
-
-    strange = await Strange.start(name="strange")
-    with pytest.raises(SupervisorError, match="no supervisor of tasks"):
-        await TaskSupervisor.async_("strange", task_functions.add, 1, 2)
-    with pytest.raises(SupervisorError, match="is no task of this supervisor"):
-        await TaskSupervisor.terminate_child("strange", strange)
-    await GenServer.stop(strange)
-
-
-@on_a_node
-async def test_a_server_that_keeps_origins_awaits_tasks(world: World, node: Node) -> None:
-    class Keeper(GenServer):
-        wants_origin = True
-
-        async def handle_call(self, request: Any, sender: Any) -> Any:
-            task = await TaskSupervisor.async_nolink(world.theirs, "Elixir.Function", "identity", [request])
-            await asyncio.sleep(0.05)
-            return Task.ignore(task) if request is a.ignore else await task
-
-    server = await Keeper.start()
-    assert await GenServer.call(server, a.wait) is a.wait
-    assert await GenServer.call(server, a.ignore) == (a.ok, a.ignore)
-    await GenServer.stop(server)
-
-
-@on_a_node
-async def test_python_nodes_among_themselves(world: World, node: Node) -> None:
-    async with world.node("other@127.0.0.1") as other:
-        ours = ("tasks", PY)
-        assert other.name != PY
-        assert await (await TaskSupervisor.async_(ours, "py", "add", [1, 2])) == 3
-        with pytest.raises(Exception, match="cannot go to the supervisor"):
-            await TaskSupervisor.async_(ours, task_functions.add, 1, 2)
-        trap_exit(True)
-        with pytest.raises(TaskFailed) as failure:
-            await (await TaskSupervisor.async_(ours, "py", "boom", [1]))
-        assert failure.value.cause[0] == (a.ValueError, b"no 1")
-        assert isinstance(failure.value, ProcessExit)
-        assert (await receive(timeout=5))[0] is a.EXIT
-        stream = TaskSupervisor.async_stream(ours, [1, 2, 3], "py", "double", [])
-        assert [value async for _, value in stream] == [2, 4, 6]

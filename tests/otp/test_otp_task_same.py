@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import task_functions
-from test_otp_task import PY, World
+from task_world import PY, World
 
 from beamnode import Atom, Pid, Reference, a
 from beamnode.otp.supervisor import SupervisorError

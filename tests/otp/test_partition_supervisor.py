@@ -202,7 +202,7 @@ def test_below_a_supervisor_and_under_a_via_name() -> None:
     async def main() -> None:
         await PartitionSupervisor.start_link(Inner, name="outer", partitions=1)
         spec = PartitionSupervisor.child_spec(Teller, name="parts", partitions=2)
-        assert spec["id"] == "parts"
+        assert spec["id"] is a.parts
         top = await Supervisor.start_link([spec], strategy="one_for_one")
         [(_, pid, kind, _)] = await Supervisor.which_children(top)
         assert (pid, kind) == (whereis("parts"), a.supervisor)

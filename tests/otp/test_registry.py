@@ -247,6 +247,18 @@ def test_a_key_of_an_ended_process_is_free_at_once() -> None:
     in_a_node(main)
 
 
+def test_only_who_has_ended_is_forgotten() -> None:
+    async def main() -> None:
+        await Registry.start_link(keys="unique", name="reg")
+        member = Member()
+        await member.do(lambda: Registry.register("reg", "key"))
+        send("reg", (a.EXIT, member.pid, a.normal))
+        await sys.get_state("reg")
+        assert Registry.lookup("reg", "key") == [(member.pid, None)]
+
+    in_a_node(main)
+
+
 def test_who_is_registered_is_linked_while_it_is() -> None:
     async def main() -> None:
         trap_exit()
@@ -515,7 +527,7 @@ def test_children_of_a_supervisor_have_via_names() -> None:
 
 
 def test_a_child_specification() -> None:
-    assert Registry.child_spec(keys="unique", name="rooms")["id"] == "rooms"
+    assert Registry.child_spec(keys="unique", name="rooms")["id"] is a.rooms
 
     async def main() -> None:
         function, args = Registry.child_spec(keys="unique", name="rooms")["start"]

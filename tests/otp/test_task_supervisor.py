@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -17,7 +19,9 @@ from beamnode import (
     AlreadyStarted,
     Atom,
     CallFailed,
+    FixedPort,
     GenServer,
+    Node,
     UsageError,
     a,
     monitor,
@@ -30,7 +34,10 @@ from beamnode import (
     unlink,
 )
 from beamnode import exit as exit_
-from beamnode.otp import sys, task_process
+from beamnode.carriers.memory import MemoryNetwork
+from beamnode.node import Asked, current_body
+from beamnode.otp import sys as system
+from beamnode.otp import task_process
 from beamnode.otp.supervisor import Supervisor, SupervisorError
 from beamnode.otp.task import Task, TaskFailed
 from beamnode.otp.task_supervisor import TaskSupervisor
@@ -53,6 +60,13 @@ def with_a_supervisor(test: Callable[..., Awaitable[None]]) -> Callable[..., Non
 async def no_children() -> None:
     while await TaskSupervisor.children("tasks"):
         await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("first", ["beamnode", "beamnode.otp.task", "beamnode.otp.task_supervisor"])
+def test_it_is_there_whatever_is_imported(first: str) -> None:
+    program = f"import {first}, sys; print(sys.modules['beamnode.otp.task'].Task.Supervisor.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "TaskSupervisor\n", done.stderr
 
 
 @with_a_supervisor
@@ -241,7 +255,7 @@ async def test_a_stream_of_a_supervisor_that_is_not_there() -> None:
 
 @in_a_node
 async def test_as_a_child_of_a_supervisor() -> None:
-    assert TaskSupervisor.child_spec(name="tasks")["id"] == "tasks"
+    assert TaskSupervisor.child_spec(name="tasks")["id"] is a.tasks
     assert TaskSupervisor.child_spec()["id"] is TaskSupervisor
     spec = TaskSupervisor.child_spec(name="tasks", max_children=3)
     tree = await Supervisor.start_link([spec], strategy="one_for_one")
@@ -255,10 +269,10 @@ async def test_as_a_child_of_a_supervisor() -> None:
 @with_a_supervisor
 async def test_system_messages_and_nonsense() -> None:
     pid = await TaskSupervisor.start_child("tasks", task_functions.hang, 1)
-    state = await sys.get_state("tasks")
+    state = await system.get_state("tasks")
     assert (state[a.mod], state[a.max_children]) == (Atom("Task.Supervisor"), 2000)
     assert [child[1] for child in state[a.children]] == [pid]
-    assert (await sys.get_status("tasks"))[0] is a.status
+    assert (await system.get_status("tasks"))[0] is a.status
     owner = (a["n@h"], self(), self())
     for request in (
         a.nothing,
@@ -320,3 +334,48 @@ async def test_strangers_do_not_tell_a_task_what_to_run() -> None:
     reference = monitor(pid)
     assert (await receive(timeout=5))[1:4] == (reference, a.process, pid)
     exit_(stranger, a.kill)
+
+
+@with_a_supervisor
+async def test_cancelling_a_start_leaves_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_process, "HANDSHAKE_SECONDS", 600.0)  # it would wait for so long to be told what to run
+    await system.suspend("tasks")
+    starting = [
+        asyncio.ensure_future(start("tasks", task_functions.hang))
+        for start in (TaskSupervisor.async_, TaskSupervisor.async_nolink)
+    ]
+    await asyncio.sleep(0.01)
+    for future in starting:
+        future.cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
+    await system.resume("tasks")
+    while await TaskSupervisor.children("tasks"):
+        await asyncio.sleep(0.005)
+    assert (await GenServer.call("tasks", a.count_children))[1] == (a.active, 0)
+    starting = [asyncio.ensure_future(TaskSupervisor.async_("nobody", task_functions.hang))]
+    await asyncio.sleep(0)
+    starting[0].cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
+
+
+def test_the_policy_is_asked_by_who_was_too_early_as_well() -> None:
+    """A peer that guesses a pid says what to run before the task has made its first step."""
+    asked: list[Asked] = []
+
+    def policy(call: Asked) -> str:
+        asked.append(call)
+        return "nothing"
+
+    async def main() -> None:
+        carrier = MemoryNetwork().carrier("h")
+        async with Node("n@h", cookie="c", carrier=carrier, discovery=FixedPort(1), policy=policy):
+            own, signals = self(), current_body().runtime.signals
+            trap_exit(True)
+            pid = task_process.start_reply((a["n@h"], own, own), True)
+            process = signals.lookup(pid)
+            assert process is not None
+            signals.deliver_from(a["evil@h"], process, (own, a.tag, own, [], (a.task_functions, a.add, [1, 2])))
+            assert (await receive(timeout=5))[0] is a.EXIT
+        assert [call.node for call in asked] == [a["evil@h"]]
+
+    asyncio.run(main())

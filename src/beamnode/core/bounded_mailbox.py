@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, SupportsIndex
 
 from beamnode.core.process import NOTHING, Mailbox, Match
+from beamnode.core.sizes import messages_bytes
 
 log = logging.getLogger("beamnode.process")
 
@@ -53,14 +54,15 @@ class BoundedMailbox(Mailbox):
             super().append(message)
             self.crowded.append(self)
         elif self.policy is WhenFull.EXIT:
-            log.error("%r ends: its mailbox holds %d messages, its limit", self.owner, len(self))
+            log.error("%r ends: its mailbox is full (%s)", self.owner, self._held())
             self.on_full()
         else:
             self.dropped += 1
             if self.dropped == 1:
-                log.warning(
-                    "%r: its mailbox is full (%d messages): those that come now are lost", self.owner, len(self)
-                )
+                log.warning("%r: its mailbox is full (%s): messages that come now are lost", self.owner, self._held())
+
+    def _held(self) -> str:
+        return f"{len(self)} messages, about {max(messages_bytes(self) // 1024, 1)} KiB"
 
     def popleft(self) -> Any:
         message = super().popleft()

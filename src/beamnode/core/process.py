@@ -78,9 +78,11 @@ class Mailbox(deque[Any]):
 
     def remove_all(self, match: Match) -> list[Any]:
         """Take every message for which `match` is true, in one pass, whoever else is receiving."""
-        removed = [message for message in self if match(message)]
+        kept: list[Any] = []
+        removed: list[Any] = []
+        for message in self:
+            (removed if match(message) else kept).append(message)
         if removed:
-            kept = [message for message in self if not match(message)]
             self.clear()
             self.extend(kept)
             self.looked_with = None

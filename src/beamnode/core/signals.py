@@ -104,6 +104,11 @@ class Signals:
     def whereis(self, name: Atom) -> Process | None:
         return self.names.get(name)
 
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        return len(self._processes)
+
     def processes(self) -> list[Process]:
         return list(self._processes.values())
 
@@ -126,9 +131,9 @@ class Signals:
         self, initial_call: Any, arity: int = 0, *, group_leader: Pid | None = None, parent: Pid | None = None
     ) -> Process:
         """A new process; the driver gives it a body. `initial_call`: as a term, or a function that takes `arity`."""
-        process = Process(self.identities.next_pid(), group_leader, initial_call, arity)
+        pid = self.identities.next_pid()
+        process = self._processes[pid.serial << 32 | pid.id] = Process(pid, group_leader, initial_call, arity)
         process.parent = parent
-        self._processes[_key(process.pid)] = process
         return process
 
     def register(self, name: Atom, process: Process) -> None:

@@ -35,16 +35,16 @@ def spawn_with_dictionary(
 ) -> Pid:
     """`spawn` (or `spawn_link`) of a process that has `dictionary` before its first step; it becomes its own.
 
-    With `tells_origin` it gets what peers send it as `Origin`, also what comes before its first step.
+    With `tells_origin` it gets what peers send it as `Origin`, from the first message on: a peer may guess its pid.
     """
     body = current_body()
     runtime, parent = body.runtime, body.process
 
     def make() -> Process:
         body_of(parent).check_alive()
-        made = runtime.spawn(function, args, parent=parent, link=link, dictionary=dictionary)
-        made.tells_origin = tells_origin
-        return made
+        process = runtime.spawn(function, args, parent=parent, link=link, dictionary=dictionary)
+        process.tells_origin = tells_origin
+        return process
 
     process: Process = runtime.on_loop(make)
     return process.pid

@@ -384,7 +384,8 @@ def send_after(to: Destination, message: Any, seconds: float) -> Timer:
 def _spawn(body: Body, function: Callable[..., Any], args: tuple[Any, ...], link: bool) -> Pid:
     runtime, parent = body.runtime, body.process
     if runtime.thread == get_ident():
-        return _spawn_on_loop(runtime, parent, function, args, link).pid
+        parent.check_alive()
+        return runtime.spawn(function, args, parent, link).pid
     process: Process = runtime.on_loop(_spawn_on_loop, runtime, parent, function, args, link)
     return process.pid
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from beamnode.core.process import Process
 from beamnode.core.signals import Signals
+from beamnode.core.sizes import messages_bytes
 from beamnode.errors import UsageError
 from beamnode.node.body import Body, ThreadBody
 from beamnode.node.dictionary_keys import INITIAL_CALL, LABEL
@@ -165,13 +166,13 @@ def _status(process: Process) -> str:
 
 
 def _memory(process: Process) -> int:
-    """What the node itself holds for it, in bytes: its record and tables, the places of its mailbox, its frames.
+    """What the node holds for it, in bytes: its record and tables, its frames, and an estimate of its messages.
 
-    Not what messages and variables are: objects of Python are shared, and belong to no process.
+    Not what variables are: objects of Python are shared, and belong to no process.
     """
     size = sys.getsizeof
     tables = (process.links, process.monitors, process.watchers, process.aliases, process.expected)
-    total = size(process) + size(process.mailbox) + sum(map(size, tables))
+    total = size(process) + size(process.mailbox) + messages_bytes(process.mailbox) + sum(map(size, tables))
     total += 0 if process.dictionary is None else size(process.dictionary)
     body = process.body
     task = getattr(body, "task", None)

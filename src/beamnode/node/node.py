@@ -21,6 +21,7 @@ from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
+from beamnode.node import collector
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
 from beamnode.node.current import current
@@ -566,6 +567,7 @@ class Node:
             finally:
                 await self._end_processes()  # what peers started meanwhile
                 self._runtime.tables.clear()
+                collector.ended(self._runtime)
 
     @overload
     def expose(

@@ -28,6 +28,7 @@ from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NetworkError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
 from beamnode.etf.shown import shown
+from beamnode.node import collector
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
 from beamnode.node.reasons import sendable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("beamnode.node")
 
 ATOM_CHARACTERS_MAX = 255
+COUNTED_EVERY = 1000  # processes, for the garbage collector
 
 Result = TypeVar("Result")
 SpawnHandler = Callable[[Atom, control.SpawnRequest], None]
@@ -259,6 +261,8 @@ class Runtime:
             process.parent = parent.pid
             process.group_leader = parent.group_leader
         process.dictionary = dictionary
+        if not process.pid.id % COUNTED_EVERY:
+            collector.grown(self, self.signals.count)
         try:
             if name is not None:
                 self.signals.register(name, process)

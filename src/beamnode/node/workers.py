@@ -28,6 +28,7 @@ from beamnode.node.reasons import reason_of
 log = logging.getLogger("beamnode.rpc")
 
 STAND_INS: Final = 4  # times the size of a pool of threads: so many in all, with those whose call was given up
+STAND_IN_SECONDS: Final = 0.05  # until a stand-in is started: its asker may be giving up other calls as well
 WARNING_SECONDS: Final = 60.0  # between two warnings of them
 
 
@@ -70,7 +71,7 @@ class Workers:
             raise UsageError(f"{module}.{name} is another function than the one that was exposed with run='process'")
         if self._processes is None:
             context = multiprocessing.get_context("spawn")  # a fork would take locks along that threads hold
-            self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _ignore_ctrl_c)
+            self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _begin_worker)
         pool = self._processes
         try:
             kind, value = await asyncio.wrap_future(pool.submit(_call, callee.function, callee.args))
@@ -121,6 +122,7 @@ class ThreadPool:
         self._unfinished = 0  # calls, begun or not
         self._given_up: dict[_Work, None] = {}  # begun, and nobody waits for them; the oldest first
         self._warned: float | None = None
+        self._closed = False
         self.loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
 
@@ -136,7 +138,7 @@ class ThreadPool:
         except asyncio.CancelledError:
             if work.since is not None:
                 self._given_up[work] = None
-                self._grow()
+                self.loop.call_later(STAND_IN_SECONDS, self._grow)
             raise
         if error is not None:
             raise error
@@ -147,6 +149,7 @@ class ThreadPool:
         for _ in range(self._started):
             self._queue.put(None)
         self._started = 0
+        self._closed = True
 
     def _allowed(self) -> int:
         return min(self._max + len(self._given_up), self._max * STAND_INS)
@@ -155,7 +158,7 @@ class ThreadPool:
         """Start a thread if a call would wait without it and there may be one more."""
         if self._given_up and self._unfinished > self._max:
             self._warn()
-        if self._started < min(self._allowed(), self._unfinished):
+        if self._started < min(self._allowed(), self._unfinished) and not self._closed:
             threading.Thread(target=self._serve, name=f"beamnode call {self._started + 1}", daemon=True).start()
             self._started += 1
 
@@ -214,9 +217,15 @@ def _call(function: Callable[..., Any], args: list[Any]) -> tuple[str, Any]:
         return "error", reason_of(error.with_traceback(None if trace is None else trace.tb_next))
 
 
-def _ignore_ctrl_c() -> None:
-    """Ctrl-C is for the program that has started this process, which then ends it."""
+def _begin_worker() -> None:
+    """Ctrl-C is for the program that has started this process, which then ends it; killed, it cannot."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(program: Any) -> None:
+    program.join()
+    os._exit(1)
 
 
 def _at_least_one(what: str, count: int | None) -> int | None:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
-from beamnode.errors import UsageError
-from beamnode.etf import Atom, Export, Fun, Pid, a
+from beamnode.errors import EncodeError, UsageError
+from beamnode.etf import Atom, Export, Fun, Pid, a, encode
 from beamnode.etf.shown import shown
-from beamnode.node import Asked, Refused, reason_of, run_asked, self
+from beamnode.node import Asked, Refused, reason_of, run_asked
+from beamnode.node import self as own_pid
 from beamnode.otp import gen, names, proc_lib, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.gen_server import CALL_SECONDS, GenServer
@@ -131,6 +133,7 @@ class Server(Handlers):
 
     def init(self, function: Callable[..., Any] | tuple[Atom, Atom, list[Any]], args: tuple[Any, ...]) -> Any:
         self._state: Any = None
+        self._node = own_pid().node
         if callable(function):
             return self._apply(self._cast, function, args)
         return self._run(self._cast, self._asked(function, args))
@@ -138,11 +141,11 @@ class Server(Handlers):
     def handle_call(self, request: Any, sender: gen.From) -> Any:
         match request:
             case (a.get, function):
-                change: Change = Reply
+                change: Change = partial(self._get, sender)
             case (a.update, function):
                 change = self._update
             case (a.get_and_update, function):
-                change = self._get_and_update
+                change = partial(self._get_and_update, sender)
             case _:
                 return self._refuse(sender, f"{shown(request)} is no call of an Agent")
         return self._do(change, function, sender)
@@ -162,11 +165,23 @@ class Server(Handlers):
         self._state = result
         return a.ok
 
-    def _get_and_update(self, result: Any) -> Reply:
+    def _get(self, sender: gen.From, result: Any) -> Any:
+        """The state of an agent here may be what no peer can be sent: that is no reason to lose it."""
+        if sender[0].node is not self._node:
+            try:
+                encode(result)
+            except (EncodeError, RecursionError) as error:
+                return self._refuse(sender, f"{shown(result)} cannot be sent: {error}")
+        return Reply(result)
+
+    def _get_and_update(self, sender: gen.From, result: Any) -> Any:
         if type(result) is not tuple or len(result) != 2:
             raise Stop((a.bad_return_value, result))
-        wanted, self._state = result
-        return Reply(wanted)
+        wanted, state = result
+        reply = self._get(sender, wanted)
+        if reply is not NO_REPLY:
+            self._state = state
+        return reply
 
     # --- Running a function -------------------------------------------------------------------------------------------
 
@@ -259,7 +274,7 @@ def _for(agent: names.Server, module: Any, function: Any, args: Sequence[Any]) -
         raise UsageError(f"an Agent takes a function of its state, or module, function, args, not {shown(module)}")
     if args:
         raise UsageError("a function of an Agent's state gets the state alone: use a lambda or functools.partial")
-    if not _is_here(agent):
+    if not names.is_here(agent):
         raise UsageError("a Python function cannot travel to another node: name one there, as module, function, args")
     return module
 
@@ -271,10 +286,3 @@ def _named(module: Any, function: Any, args: Any) -> tuple[Atom, Atom, list[Any]
             f"not by {shown((module, function, args))}"
         )
     return Atom(str(module)), Atom(str(function)), list(args)
-
-
-def _is_here(agent: names.Server) -> bool:
-    at = names.located(agent)
-    if isinstance(at, Pid):
-        return at.node is self().node
-    return not isinstance(at, tuple) or str(at[1]) == str(self().node)

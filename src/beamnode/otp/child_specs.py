@@ -42,6 +42,13 @@ class BadChildSpec(UsageError):
         self.reason = reason
 
 
+def id_of_name(name: Any, otherwise: Any) -> Any:
+    """The id of a child that is known by its name, as Elixir has it; `otherwise` of one without."""
+    if name is None:
+        return otherwise
+    return name[2] if isinstance(name, tuple) else Atom(str(name))
+
+
 class Supervised:
     """What a supervisor needs of a class: `child_spec`.
 

@@ -28,7 +28,7 @@ class DynamicServer(Handlers):
 
     @classmethod
     def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
-        """As Elixir's: `{supervisor, Module, 1}`."""
+        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
         return a.supervisor, Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2]), 1
 
     def module_name(self) -> Atom:  # type: ignore[override]

@@ -101,8 +101,7 @@ class DynamicSupervisor(Supervised):
     def child_spec(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """The specification of a child that `start_link(*args, **options)` starts; its id is the `name`, if any."""
         spec = super().child_spec(*args, **options)
-        name = options.get("name")
-        return spec if name is None else {**spec, "id": name[2] if isinstance(name, tuple) else name}
+        return {**spec, "id": child_specs.id_of_name(options.get("name"), spec["id"])}
 
     # --- Using --------------------------------------------------------------------------------------------------------
 
@@ -113,7 +112,7 @@ class DynamicSupervisor(Supervised):
         Errors: SupervisorError (`max_children`); AlreadyStarted (of its name); StartFailed; BadChildSpec.
         """
         checked = child_specs.checked(spec, own_pid().node)
-        answer = await _call(supervisor, (a.start_child, checked if _is_here(supervisor) else as_term(checked)))
+        answer = await _call(supervisor, (a.start_child, checked if names.is_here(supervisor) else as_term(checked)))
         match answer:
             case (a.ok, Pid() as pid):
                 return pid
@@ -196,13 +195,6 @@ def as_term(spec: ChildSpec) -> tuple[Any, ...]:
 
 async def _call(supervisor: names.Server, request: Any) -> Any:
     return await GenServer.call(supervisor, request, timeout=None)
-
-
-def _is_here(supervisor: names.Server) -> bool:
-    at = names.located(supervisor)
-    if isinstance(at, Pid):
-        return at.node is own_pid().node
-    return not isinstance(at, tuple) or str(at[1]) == str(own_pid().node)
 
 
 def _strange(answer: Any) -> SupervisorError:

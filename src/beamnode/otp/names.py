@@ -72,6 +72,14 @@ def pid_here(server: Any) -> Pid | None:
     return whereis(at)
 
 
+def is_here(server: Any) -> bool:
+    """Whether what `server` means is of this node, or nobody. Errors: UsageError."""
+    at = located(server)
+    if isinstance(at, Pid):
+        return at.node is self().node
+    return not isinstance(at, tuple) or str(at[1]) == str(self().node)
+
+
 def tell(server: Any, message: Any) -> None:
     """Send without asking whether there is such a server. Errors: UsageError."""
     at = located(server)

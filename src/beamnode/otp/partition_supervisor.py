@@ -71,8 +71,8 @@ class PartitionSupervisor(Supervised):
     @classmethod
     def child_spec(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """The specification of a child that `start_link(*args, **options)` starts; its id is the `name`."""
-        name = options.get("name", cls)
-        return {**super().child_spec(*args, **options), "id": name[2] if isinstance(name, tuple) else name}
+        spec = super().child_spec(*args, **options)
+        return {**spec, "id": child_specs.id_of_name(options.get("name"), spec["id"])}
 
     # --- Using --------------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ async def start(
 ) -> Any:
     """Spawn `function(ack, *args)` and wait until it has called `ack(result)`, which is the result here.
 
-    `initial_call` is its `$initial_call`; by default that names the function itself. `tells_origin`: see
+    `initial_call` is its `$initial_call`; by default that names the function itself. `tells_origin`: as of
     `spawn_with_dictionary`.
     Errors: StartFailed with the reason of a process that ended first; TimeoutError, after which it is killed.
     With `link`, a process that ends with another reason than `normal` takes the current one along, unless that traps

@@ -25,7 +25,7 @@ from beamnode.errors import NameTakenError, NoProcessError, UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import current_body, exit, self, send, trap_exit, unlink
-from beamnode.otp import gen, server_loop
+from beamnode.otp import child_specs, gen, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.handlers import Handlers
 from beamnode.otp.registry_tables import DuplicateTable, Entry, Predicate, Table, UniqueTable
@@ -80,7 +80,8 @@ class Registry(Supervised):
     @classmethod
     def child_spec(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """The specification of a registry as a child: `Registry.child_spec(keys="unique", name="rooms")`."""
-        return {**super().child_spec(*args, **options), "id": options.get("name", cls), **cls.child_defaults}
+        id = child_specs.id_of_name(options.get("name"), cls)
+        return {**super().child_spec(*args, **options), "id": id, **cls.child_defaults}
 
     # --- The current process ------------------------------------------------------------------------------------------
 
@@ -262,7 +263,8 @@ class _Keeper(Handlers):
     def _note_end(self, message: Any) -> bool:
         match message:
             case (a.EXIT, Pid() as pid, _):
-                self.table.forget(pid)
+                if self._runtime.signals.lookup(pid) is None:  # anybody can send such a message
+                    self.table.forget(pid)
                 return True
         return False
 

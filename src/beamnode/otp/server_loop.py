@@ -16,7 +16,17 @@ from typing import Any, Final, NoReturn, TypeAlias
 from beamnode.errors import EncodeError, NameTakenError, ProcessExit, UsageError
 from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Origin, current_body, error_text, from_users_code, reason_of, receive, report_text, self
+from beamnode.node import (
+    Origin,
+    current_body,
+    error_text,
+    from_users_code,
+    reason_of,
+    reason_text,
+    receive,
+    report_text,
+    self,
+)
 from beamnode.otp import gen, names, proc_lib
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Server, Stop, Then, Timeout
 from beamnode.otp.names import Name
@@ -56,8 +66,7 @@ async def start(
     loop = loop or ServerLoop
     parent, initial_call = self() if link else None, cls.initial_call(*args)
     result = await proc_lib.start(
-        _enter,
-        *(loop, cls, args, name, parent),
+        *(_enter, loop, cls, args, name, parent),
         link=link,
         timeout=timeout,
         initial_call=initial_call,
@@ -199,9 +208,8 @@ class Loop(ABC):
         """One message for all there is to say: a log reads best when what belongs together stays together."""
         process = self._process
         name = "" if process.name is None else f" ({process.name})"
-        ended = shown(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
-        last = self._last.message if type(self._last) is Origin else self._last
-        also = [] if last is _NO_MESSAGE else [("Last message", shown(last))]
+        ended = reason_text(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
+        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
         what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
         shown_error = None if isinstance(error, Stop | Ordered) else error
         self.log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))

@@ -208,19 +208,12 @@ async def _call(supervisor: names.Server, request: Any) -> Any:
     return await GenServer.call(supervisor, request, timeout=None)
 
 
-def _is_here(supervisor: names.Server) -> bool:
-    at = names.located(supervisor)
-    if isinstance(at, Pid):
-        return at.node is own_pid().node
-    return not isinstance(at, tuple) or str(at[1]) == str(own_pid().node)
-
-
 def _for(supervisor: names.Server, spec: ChildSpec) -> Any:
-    return spec if _is_here(supervisor) else spec.as_term()
+    return spec if names.is_here(supervisor) else spec.as_term()
 
 
 def _id_for(supervisor: names.Server, id: Any) -> Any:
-    return id if _is_here(supervisor) else child_specs.id_term(id)
+    return id if names.is_here(supervisor) else child_specs.id_term(id)
 
 
 def _started(answer: Any) -> Any:

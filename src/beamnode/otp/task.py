@@ -65,6 +65,15 @@ class TaskFailed(ProcessExit):
         return f"the task ended before it replied: {shown(self.cause)}"
 
 
+class _Supervisor:
+    """`Task.Supervisor`, which stands on `Task`, and so is imported when it is asked for."""
+
+    def __get__(self, task: Task | None, cls: type[Task]) -> type[TaskSupervisor]:
+        from beamnode.otp.task_supervisor import TaskSupervisor
+
+        return TaskSupervisor
+
+
 @dataclass(frozen=True)
 class Task(Supervised, restart="temporary"):
     """One task that can be awaited: its process, the reference of its reply, its owner, what it runs."""
@@ -76,6 +85,8 @@ class Task(Supervised, restart="temporary"):
 
     if TYPE_CHECKING:
         Supervisor: ClassVar[type[TaskSupervisor]]
+    else:
+        Supervisor = _Supervisor()
 
     # --- Starting -----------------------------------------------------------------------------------------------------
 
@@ -403,3 +414,6 @@ def _as_terms(tasks: Iterable[Task]) -> list[Any]:
 
 def _milliseconds(seconds: float | None) -> Any:
     return a.infinity if seconds is None else round(seconds * 1000)
+
+
+from beamnode.otp import task_supervisor as task_supervisor  # noqa: E402 - it needs `Task`, and sets `Task.Supervisor`

@@ -28,6 +28,7 @@ from beamnode.node import (
     monitor,
     process_dictionary,
     reason_of,
+    reason_text,
     receive,
     report_text,
     run_asked,
@@ -125,10 +126,10 @@ def is_mfa(term: Any) -> TypeGuard[tuple[Atom, Atom, list[Any]]]:
 def start_reply(owner: Owner, watched: bool, *, link: bool = True) -> Pid:
     """Start a task that answers: its owner says what to run, and where the result goes.
 
-    It gets messages as `Origin`: the node's policy decides by who really asks. With `watched` it gives up when the
-    owner ends, or says nothing, before that (a caller on another node, say).
+    With `watched` it gives up when the owner ends, or says nothing, before that (a caller on another node, say).
     """
     dictionary = {ANCESTORS: proc_lib.ancestors()}
+    # The node's policy decides by who really asks.
     return spawn_with_dictionary(_reply, (owner, watched), dictionary, link=link, tells_origin=True)
 
 
@@ -232,7 +233,7 @@ def _crash(owner: Owner, work: Work, error: BaseException, reason: Any) -> NoRet
         ("Function", f"{module}.{function}/{arity}"),
         ("Arguments", shown(list(work.args if isinstance(work, Call) else work[2]))),
     ]
-    what = f"Task {process.pid!r} has ended: {shown(reason) if is_exit else error_text(error)}"
+    what = f"Task {process.pid!r} has ended: {reason_text(reason) if is_exit else error_text(error)}"
     log.error("%s", report_text(what, process, None if is_exit else error, also))
     raise ProcessExit(reason) from None
 

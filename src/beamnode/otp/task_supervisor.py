@@ -12,6 +12,7 @@ a supervisor is asked of ours in the same words. Source: Elixir's Task.Superviso
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, TypeAlias
@@ -19,8 +20,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import link
-from beamnode.node import self as own_pid
+from beamnode.node import current_body, exit, link
 from beamnode.otp import child_specs, names, server_loop, supervision, task_process, task_stream
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start, Supervised
 from beamnode.otp.dynamic_server import DynamicServer
@@ -67,10 +67,7 @@ class TaskSupervisor(Supervised):
     def child_spec(cls, **options: Any) -> dict[str, Any]:
         """The specification of a child that `start_link(**options)` starts; its id is its name, if it has one."""
         spec = super().child_spec(**options)
-        name = options.get("name")
-        if name is not None:
-            spec["id"] = name[2] if isinstance(name, tuple) else name
-        return spec
+        return {**spec, "id": child_specs.id_of_name(options.get("name"), spec["id"])}
 
     # --- Starting tasks -----------------------------------------------------------------------------------------------
 
@@ -170,9 +167,6 @@ class TaskSupervisor(Supervised):
             raise SupervisorError(f"{pid!r} is no task of this supervisor", a.not_found)
 
 
-Task.Supervisor = TaskSupervisor
-
-
 # --- Asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -181,9 +175,23 @@ async def _call(supervisor: names.Server, request: Any) -> Any:
 
 
 async def _start(supervisor: names.Server, owner: Owner, shutdown: Shutdown) -> Pid:
-    """Have a task started that waits to be told what to run."""
+    """Have a task started that waits to be told what to run. Who is cancelled meanwhile leaves none."""
     request = (a.start_task, [owner, a.monitor], a.temporary, _shutdown_term(shutdown))
-    return _started(await _call(supervisor, request))
+    starting = asyncio.ensure_future(_call(supervisor, request))
+    try:
+        return _started(await asyncio.shield(starting))
+    except asyncio.CancelledError:
+        starting.add_done_callback(_end_unwanted)
+        raise
+
+
+def _end_unwanted(starting: asyncio.Future[Any]) -> None:
+    """Nobody will tell it what to run: it would wait for a while, and end with a report."""
+    if starting.cancelled() or starting.exception() is not None:
+        return
+    match starting.result():
+        case (a.ok, Pid() as pid) if current_body().process.alive:
+            exit(pid, a.shutdown)
 
 
 def _started(answer: Any) -> Pid:
@@ -218,19 +226,12 @@ def _stream(
 
 
 def _checked(supervisor: names.Server, work: Work) -> Work:
-    if isinstance(work, Call) and not _is_here(supervisor):
+    if isinstance(work, Call) and not names.is_here(supervisor):
         raise UsageError(
             f"{shown(work.function)} cannot go to the supervisor {supervisor!r} of another node: give it the module, "
             "the function and a list of arguments that it can run there"
         )
     return work
-
-
-def _is_here(supervisor: names.Server) -> bool:
-    at = names.located(supervisor)
-    if isinstance(at, Pid):
-        return at.node is own_pid().node
-    return not isinstance(at, tuple) or str(at[1]) == str(own_pid().node)
 
 
 def _shutdown_term(shutdown: Any) -> Any:
