@@ -12,7 +12,6 @@ Sources are named where an error mirrors something of OTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 
@@ -141,33 +140,23 @@ class ProcessExit(BeamnodeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"process exit: {self._shown(_reason_text)}"
+        return f"process exit: {self.words(self.reason) or self._shown()}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown()})"
 
-    def _shown(self, show: Callable[[Any], str] = repr) -> str:
+    @staticmethod
+    def words(reason: Any) -> str | None:
+        """What a reason means, where that is known: `node.reports` sets it, which knows children that did not start."""
+        return None
+
+    def _shown(self) -> str:
         """Peers send reasons that `repr` cannot do: an integer of too many digits, a thousand tuples in one another."""
         try:
-            text = show(self.reason)
+            text = repr(self.reason)
         except (RecursionError, ValueError):
             return f"<{type(self.reason).__name__}>"
         return text if len(text) <= 1000 else f"{text[:1000]}..."
-
-
-def _reason_text(reason: Any) -> str:
-    """One line: of what was an exception of Python that, and where it was raised; a `repr` of all else."""
-    match reason:
-        case ((kind, bytes() as said), [(_, function, _, [(_, list() as file), (_, int() as line)]), *_]):
-            try:
-                place = f"{bytes(file).decode('utf-8', 'replace')}:{line}"
-            except (TypeError, ValueError):  # of a peer, and no text
-                return repr(reason)
-            text = f"{kind}: {said.decode('utf-8', 'replace')} ({place}, in {function})"
-            return text if text.isprintable() else repr(text)
-        case (((_, bytes()), [(_, _, _, [_, _]), *_]) as cause, (module, function, list() as arguments)):
-            return f"{_reason_text(cause)}, seen in {module}:{function} with {arguments!r}"
-    return repr(reason)
 
 
 class Throw(Exception):

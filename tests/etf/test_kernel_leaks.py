@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,9 @@ from test_encode import KNOWN as KNOWN_TERMS
 from beamnode.errors import DecodeError, EncodeError
 from beamnode.etf import Atom, BitString, Export, ImproperList, Pid, Port, Reference, a, codec
 from beamnode.limits import DEFAULT_LIMITS
+from support_leaks import SMALLEST, growth
 
 ROUNDS = 150
-SMALLEST = 24  # bytes, of the smallest object: less than that for each round is no object for each round
 NODE = Atom("leaks@host")
 PID = Pid(NODE, 2**31, 300, 400)
 TERM: Any = [
@@ -48,30 +47,6 @@ def counts(objects: list[Any]) -> list[int]:
 def alike(now: list[int], before: list[int]) -> bool:
     """Whether no count moved by one for each round; `None` and small integers always move a little."""
     return all(abs(one - other) < ROUNDS for one, other in zip(now, before, strict=True))
-
-
-def growth(call: Callable[[], Any], rounds: int = ROUNDS) -> int:
-    """How many bytes of memory a call of `call` leaves behind, on the average.
-
-    The least of five measurements: what Python itself keeps for later is kept once, a leak is in all of them.
-    """
-    for _ in range(20):
-        call()
-    tracemalloc.start()
-    try:
-        return min(_allocated(call, rounds) for _ in range(5)) // rounds
-    finally:
-        tracemalloc.stop()
-
-
-def _allocated(call: Callable[[], Any], rounds: int) -> int:
-    call()
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(rounds):
-        call()
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0] - before
 
 
 def parts(term: Any) -> list[Any]:
@@ -108,7 +83,7 @@ def test_encoding_leaves_nothing() -> None:
 
     objects = parts(TERM)
     before = counts(objects)
-    assert growth(run) < SMALLEST
+    assert growth(run, ROUNDS) < SMALLEST
     assert alike(counts(objects), before)
 
 
@@ -128,7 +103,7 @@ def test_encoding_that_fails_leaves_nothing(unfit: Any) -> None:
 
     objects = parts(TERM)
     before = counts(objects)
-    assert growth(run) < SMALLEST
+    assert growth(run, ROUNDS) < SMALLEST
     assert alike(counts(objects), before)
     assert out == b"before"
     assert table == {a.known: 0}
@@ -150,7 +125,7 @@ def test_decoding_leaves_nothing(make: Any, strings: bool) -> None:
 
     run()
     before = counts(objects)
-    assert growth(run) < SMALLEST
+    assert growth(run, ROUNDS) < SMALLEST
     assert alike(counts(objects), before)
 
 
@@ -182,7 +157,7 @@ def test_decoding_that_fails_leaves_nothing() -> None:
     for whole in (*pieces, *bad):
         refused(lambda whole=whole: codec.decode_from(whole, 1, header), DecodeError)()
     assert alike(counts(header), before)
-    assert growth(run, rounds=30) < SMALLEST
+    assert growth(run, 30) < SMALLEST
 
 
 def test_known_terms_leave_nothing() -> None:
@@ -196,7 +171,7 @@ def test_known_terms_leave_nothing() -> None:
         for term in terms:
             codec.encode(term)
 
-    assert growth(run, rounds=30) < SMALLEST
+    assert growth(run, 30) < SMALLEST
 
 
 def test_new_names_and_pids_do_not_pile_up() -> None:
@@ -246,4 +221,4 @@ def test_no_memory(kernel: str) -> None:
             attempt(lambda: codec.encode_chunks(TERM), fail_at)
 
     run()
-    assert growth(run, rounds=3) <= 2000
+    assert growth(run, 3) <= 2000

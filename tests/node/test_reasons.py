@@ -99,7 +99,7 @@ def test_what_an_exit_says_of_an_exception() -> None:
 @pytest.mark.parametrize("file", [[a.x], [1114111], [-1]])
 def test_what_an_exit_says_of_a_file_that_is_no_text(file: object) -> None:
     reason = ((a.Error, b"text"), [(a.m, a.f, [], [(a.file, file), (a.line, 1)])])
-    assert str(ProcessExit(reason)) == f"process exit: {reason!r}"
+    assert str(ProcessExit(reason)) == "process exit: Error: text (in f)"
 
 
 def test_what_an_exit_says_is_one_line_whatever_a_peer_says() -> None:

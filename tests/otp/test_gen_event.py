@@ -162,7 +162,7 @@ def test_a_handler_that_crashes_goes_alone_and_is_logged(caplog: pytest.LogCaptu
     first, second = (record.getMessage() for record in caplog.records)
     assert "(events) has removed its handler (Atom('Scripted'), 2), which has crashed: RuntimeError('boom 2')" in first
     assert "\nTraceback" in first
-    assert "\nLast event: <function>\nState: {2 keys}" in first
+    assert "\nLast event: <lambda>\nState: {2 keys}" in first
     assert "boom 1" in second
 
 

@@ -438,8 +438,8 @@ def test_the_log_of_a_crash(caplog: pytest.LogCaptureFixture) -> None:
     text = record.getMessage()
     assert text.startswith("Scripted ")
     assert "(crashing) has ended: RuntimeError('boom')\nTraceback" in text
-    assert "\nLast message: ('cast', <function>)\nState: Atom('idle'), data: owner=" in text
-    assert "\nQueued: [('info', Atom('next'))]\nPostponed: [('cast', <function>)]\nTime-outs: [('timeout'," in text
+    assert "\nLast message: ('cast', <function crash>)\nState: Atom('idle'), data: owner=" in text
+    assert "\nQueued: [('info', Atom('next'))]\nPostponed: [('cast', <lambda>)]\nTime-outs: [('timeout'," in text
 
 
 def test_orderly_ends_are_not_logged_and_terminate_gets_the_state(caplog: pytest.LogCaptureFixture) -> None:

@@ -90,9 +90,12 @@ def shell() -> Iterator[Evaluator]:
     [
         ("Node.rpc('n@h', 'math', 'sqrt', [1])", "RemoteError: math:sqrt/1 on n@h raised undef: "),
         ("Node.rpc('no@h', 'math', 'sqrt', [1])", "RpcFailed: math:sqrt/1 on no@h could not be called: "),
-        ("GenServer.call('nobody', 1)", "CallFailed: process exit: (Atom('noproc'), "),
+        ("GenServer.call('nobody', 1)", "CallFailed: there is no process Atom('nobody') (noproc)"),
         ("receive(timeout=0)", "TimeoutError: no message within 0 s"),
-        ("from beamnode import GenServer as Awaited\nawait Awaited.call('nobody', 1)", "CallFailed: process exit: "),
+        (
+            "from beamnode import GenServer as Awaited\nawait Awaited.call('nobody', 1)",
+            "CallFailed: there is no process ",
+        ),
         ("send(self(), 1, 2)", "TypeError: send() takes "),
     ],
 )

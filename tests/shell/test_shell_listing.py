@@ -146,7 +146,7 @@ def test_a_tree_of_each_kind_of_supervisor(enter: Type) -> None:
         "├── dynamic P supervisor DynamicSupervisor",
         "│   ├── P number 1",
         "│   └── P number 2",
-        "└── parts P supervisor Supervisor",
+        "└── parts P supervisor PartitionSupervisor",
         "    ├── 0 P Counter.init/1",
         "    └── 1 P Counter.init/1",
     ]

@@ -18,9 +18,8 @@ from beamnode.etf import Atom, Pid, Reference
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire.control import AliasSend, Exit, Link, Record, RegSend, Send
 from beamnode.wire.halves import HALVES
+from support_leaks import SMALLEST, growth
 
-ROUNDS = 60
-SMALLEST = 24  # bytes, of the smallest object
 MIB = 1 << 20
 CONTROL = plain((6, HERE, Atom(""), Atom("x")))
 
@@ -275,27 +274,6 @@ def test_a_frame_of_a_gibibyte_that_drips(half: tuple[Any, Any]) -> None:
 
 
 # --- What is left behind ----------------------------------------------------------------------------------------------
-
-
-def growth(call: Callable[[], Any], rounds: int = ROUNDS) -> int:
-    """How many bytes of memory a call leaves behind, on the average; the least of several measurements."""
-    for _ in range(5):
-        call()
-    tracemalloc.start()
-    try:
-        return min(_allocated(call, rounds) for _ in range(4)) // rounds
-    finally:
-        tracemalloc.stop()
-
-
-def _allocated(call: Callable[[], Any], rounds: int) -> int:
-    call()
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(rounds):
-        call()
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0] - before
 
 
 BIG = [bytes(70_000), b"small", bytes(65_536)]

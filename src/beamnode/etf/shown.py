@@ -6,6 +6,7 @@ another (RecursionError), a gigabyte, or an atom that looks like a line of the l
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any, Final
 
 from beamnode.etf.terms import Atom, Export, ImproperList, Pid, Port, Reference, on_one_line
@@ -44,6 +45,10 @@ def _shown(term: Any, depth: int) -> str:
             return f"[{_some(term.elements, depth)} | {_some((term.tail,), depth)}]"
         case dict():
             return f"{{{len(term)} keys}}" if term else "{}"
+        case type() | FunctionType():
+            name = term.__qualname__.rpartition("<locals>.")[2][:TEXT_MAX]
+            kind = "class" if isinstance(term, type) else "function"
+            return name if name == "<lambda>" else f"<{kind} {name}>"
     return f"<{type(term).__name__}>"
 
 

@@ -247,6 +247,12 @@ class BlockBody(LoopBody):
         super().__init__(runtime, process)
         self._stopped = False
 
+    def finish(self, error: BaseException | None) -> None:
+        """Who cancels the block, as asyncio does for Ctrl-C, orders its end: nothing that is linked crashes of that."""
+        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+            error = ProcessExit(a.shutdown)
+        super().finish(error)
+
     def log_crash(self, error: BaseException) -> None:
         """The exception goes on to whoever wrote `async with`."""
 

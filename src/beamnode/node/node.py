@@ -346,7 +346,8 @@ class Node:
         block.finish(None if killed else error)
         await self.shut_down()
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
-            raise ProcessExit(reason) from None
+            where = None if error is None else error.__traceback__  # what the block was doing then
+            raise ProcessExit(reason).with_traceback(where) from None
 
     def _end(self, reason: Any) -> None:
         """What `end_node` does: ends the body of `async with`, which shuts the node down; or does that itself."""

@@ -14,12 +14,15 @@ from types import TracebackType
 from typing import Any, Final
 
 from beamnode.core.process import Process
-from beamnode.etf import Atom
+from beamnode.errors import ProcessExit
+from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
 from beamnode.etf.terms import on_one_line
 from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, LABEL
 
 _OWN_FOLDERS: Final = tuple(str(Path(__file__).parents[1] / folder) for folder in ("node", "otp"))
+_COMPILED: Final = (".pyx", ".pxi")  # where the frames of the compiled parts say they are
+WRAPPERS_MAX: Final = 5  # of a reason, each in words
 TEXT_MAX: Final = 500  # characters of what an exception says
 
 _KEYS: Final = {"Label": LABEL, "Callers": CALLERS, "Ancestors": ANCESTORS}
@@ -77,9 +80,13 @@ def error_text(error: BaseException) -> str:
 def from_users_code(trace: TracebackType | None) -> TracebackType | None:
     """A traceback without the frames that run a process, unless there are no others."""
     outer = trace
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDERS):
+    while trace is not None and _is_own(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return outer if trace is None else trace
+
+
+def _is_own(file: str) -> bool:
+    return file.startswith(_OWN_FOLDERS) or file.endswith(_COMPILED)
 
 
 def about(process: Process) -> Iterable[tuple[str, str]]:
@@ -95,13 +102,50 @@ def about(process: Process) -> Iterable[tuple[str, str]]:
         yield "Unread messages", str(len(process.mailbox))
 
 
-def reason_text(reason: Any) -> str:
-    """An exit reason on one line; that of an exception of Python as the exception, and where it was raised."""
+def reason_text(reason: Any, wrappers: int = WRAPPERS_MAX) -> str:
+    """An exit reason on one line; that of an exception of Python as the exception, and where it was raised.
+
+    What supervisors and calls wrap around the reason of another process is said in words.
+    """
     match reason:
         case ((Atom() as kind, bytes() | str() as said), [(_, Atom() as function, _, list() as where), *_]):
-            text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-            return on_one_line(f"{kind}: {text[:TEXT_MAX]} ({_place(where)}in {function})")
+            return on_one_line(f"{kind}: {_said(said)} ({_place(where)}in {function})")
+        case ((Atom() as kind, bytes() | str() as said), []):
+            return on_one_line(f"{kind}: {_said(said)}")
+        case (a.undef, [(Atom() as module, Atom() as function, args, list()), *_]) if isinstance(args, list | int):
+            arity = len(args) if isinstance(args, list) else args
+            return on_one_line(f"undef: there is no function {module}:{function}/{arity}, or it may not be called")
+        case (a.already_started, Pid() as pid):
+            return f"it is running already, as {pid!r} (already_started)"
+    return shown(reason) if wrappers <= 0 else _unwrapped(reason, wrappers - 1)
+
+
+def _words(reason: Any) -> str | None:
+    """`reason_text`, where that says more than the term."""
+    text = reason_text(reason)
+    return None if text == shown(reason) else text
+
+
+ProcessExit.words = staticmethod(_words)  # type: ignore[method-assign]
+
+
+def _unwrapped(reason: Any, wrappers: int) -> str:
+    match reason:
+        case (a.shutdown, (a.failed_to_start_child, id, why)):
+            return f"child {shown(id)} did not start: {reason_text(why, wrappers)}"
+        case (a.bad_return, (Atom() as module, a.init, value)):
+            return on_one_line(f"{module}.init returned {shown(value)} (bad_return)")
+        case (a.EXIT, why):
+            return reason_text(why, wrappers)
+        case (why, (Atom() as module, Atom() as function, list() as args)) if why is not a.shutdown:
+            called = on_one_line(f"{module}:{function}")
+            return f"{reason_text(why, wrappers)}, seen in {called} with {shown(args)}"
     return shown(reason)
+
+
+def _said(text: bytes | str) -> str:
+    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return said[:TEXT_MAX]
 
 
 def _place(where: list[Any]) -> str:

@@ -49,6 +49,7 @@ class Workers:
         self._processes_max = _at_least_one("call_processes", processes_max)
         self._threads: ThreadPool | None = None
         self._processes: concurrent.futures.ProcessPoolExecutor | None = None
+        self._in_processes: set[concurrent.futures.Future[Any]] = set()  # calls, begun or not
 
     async def run(self, callee: Callee) -> Any:
         """The result of a call, or its exception; as part of the current process.
@@ -74,7 +75,10 @@ class Workers:
             self._processes = concurrent.futures.ProcessPoolExecutor(self._processes_max, context, _begin_worker)
         pool = self._processes
         try:
-            kind, value = await asyncio.wrap_future(pool.submit(_call, callee.function, callee.args))
+            call = pool.submit(_call, callee.function, callee.args)
+            self._in_processes.add(call)
+            call.add_done_callback(self._in_processes.discard)
+            kind, value = await asyncio.wrap_future(call)
         except BrokenProcessPool as error:
             if self._processes is pool:
                 self._processes = None  # the next call gets a new one
@@ -92,13 +96,21 @@ class Workers:
         raise RaisedElsewhere(*value)
 
     def close(self) -> None:
-        """Let the pools end when what runs in them has; a later call makes new ones."""
+        """End the pools; a later call makes new ones.
+
+        A thread goes on to the end of its function. An OS process that is at work is told to end: nobody can get its
+        result any more, and Python would wait for it before it ends itself.
+        """
         threads, self._threads = self._threads, None
         processes, self._processes = self._processes, None
         if threads is not None:
             threads.close()
         if processes is not None:
+            at_work = any(call.running() for call in tuple(self._in_processes))
+            members = list((processes._processes or {}).values()) if at_work else []
             processes.shutdown(wait=False, cancel_futures=True)
+            for member in members:
+                member.terminate()
 
 
 @dataclass(slots=True, eq=False)

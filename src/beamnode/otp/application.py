@@ -267,9 +267,9 @@ def _load(application: type[Application], known: Tables) -> None:
 
 
 def _not_loaded(name: Atom, needed_by: Atom | None = None) -> ApplicationError:
-    by = "" if needed_by is None else f"which {needed_by} needs, "
+    by = "" if needed_by is None else f", which {needed_by} needs,"
     return ApplicationError(
-        f"{name}, {by}is not known to this node: Application.load its class, or name the class itself",
+        f"{name}{by} is not known to this node: Application.load its class, or name the class itself",
         (a.not_loaded, name),
     )
 

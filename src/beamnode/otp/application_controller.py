@@ -22,6 +22,7 @@ from beamnode.node import (
     end_node,
     exit,
     group_leader,
+    reason_text,
     send,
     spawn_link,
     trap_exit,
@@ -271,14 +272,14 @@ class Controller(Handlers):
             log.info("application %s (%s) is stopped", name, entry.kind)
             _answer(entry.stopping, None)
         elif entry.kind is a.temporary or (entry.kind is a.transient and reason is a.normal):
-            log.warning("application %s (%s) has ended: %s", name, entry.kind, shown(reason))
+            log.warning("application %s (%s) has ended: %s", name, entry.kind, reason_text(reason))
             self._ended.add(name)
         else:
             self._give_up(name, entry.kind, (a.application_terminated, name, reason))
         self._go_on(entry)
 
     def _on_failed(self, name: Atom, entry: _Entry, reason: Any) -> None:
-        text = f"its master has ended: {shown(reason)}"
+        text = f"its master has ended: {reason_text(reason)}"
         if entry.failure is not None:
             text, reason = entry.failure.text, entry.failure.reason
         log.error("application %s (%s) has not started: %s", name, entry.kind, text)
@@ -301,10 +302,10 @@ class Controller(Handlers):
 
     def _give_up(self, name: Atom, kind: Atom, reason: Any) -> None:
         if self._closing or self._gives_up:
-            log.error("application %s (%s) has ended while the node shuts down: %s", name, kind, shown(reason))
+            log.error("application %s (%s) has ended while the node shuts down: %s", name, kind, reason_text(reason))
             return
         self._gives_up = True
-        log.critical("the node shuts down, because application %s is %s: %s", name, kind, shown(reason))
+        log.critical("the node shuts down, because application %s is %s: %s", name, kind, reason_text(reason))
         end_node(reason)
 
     def terminate(self, reason: Any) -> None:

@@ -21,6 +21,7 @@ from beamnode.node import (
     group_leader,
     link,
     reason_of,
+    reason_text,
     receive,
     self,
     send,
@@ -182,13 +183,13 @@ def _failure(error: BaseException, call: tuple[Atom, Atom, list[Any]]) -> tuple[
             text = f"{where} returned {shown(result)}: it has to return the pid of the root supervisor, or (pid, state)"
             return text, (a.bad_return, (call, result))
         case StartFailed():
-            return f"{where} ended with {shown(error.reason)}", (error.reason, call)
+            return f"{where} ended: {reason_text(error.reason)}", (error.reason, call)
         case Ignore():
             return f"the root supervisor of {where} chose not to start", (a.bad_return, (call, a.ignore))
         case ProcessExit(reason=a.normal):
             return f"{where} ended with normal", ((a.EXIT, a.normal), call)
         case ProcessExit():
-            return f"{where} ended with {shown(error.reason)}", (a.bad_return, (call, (a.EXIT, error.reason)))
+            return f"{where} ended: {reason_text(error.reason)}", (a.bad_return, (call, (a.EXIT, error.reason)))
     log.error("%s failed", where, exc_info=error)
     return f"{where} raised {error!r}", (a.bad_return, (call, (a.EXIT, reason_of(error))))
 

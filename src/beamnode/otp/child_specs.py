@@ -11,6 +11,7 @@ milliseconds to end. It is run under the node's policy, in the name of the node 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,9 @@ from beamnode.etf.shown import shown
 from beamnode.node import Asked
 from beamnode.otp.sys import sendable_state
 
+log = logging.getLogger("beamnode.supervisor")
+
+DOUBTFUL_SECONDS: Final = 1000
 KEYS: Final = ("id", "start", "restart", "shutdown", "type", "significant", "modules")
 WORKER_SHUTDOWN_SECONDS: Final = 5.0
 SHUTDOWN_MILLISECONDS_MAX: Final = (1 << 32) - 1  # as long as Erlang waits; OTP takes more, and fails when it ends
@@ -228,6 +232,25 @@ def start_term(start: Start) -> tuple[Atom, Atom, Any]:
     return (Atom(module[:255]), Atom(name[:255]), sendable_state(list(args)))
 
 
+def check_travels(start: Start) -> None:
+    """Errors: UsageError for a start that no other node can have: keywords, or a function without a name of its own."""
+    if isinstance(start, Asked):
+        return
+    function: Any = start[0]
+    keywords: dict[str, Any] = getattr(function, "keywords", {})
+    _, name = _place(function)
+    if keywords:
+        what = f"{', '.join(keywords)}: keyword arguments do not travel"
+    elif "<" in name:
+        what = f"the start function {shown(function)} does not travel"
+    else:
+        return
+    raise UsageError(
+        f"{what}; give the supervisor of another node the name of a function of its own, "
+        "{'id': ..., 'start': (Atom(module), Atom(function), [arguments])}"
+    )
+
+
 def with_arguments(start: Start, more: Sequence[Any]) -> Start:
     """The same start with more arguments at the end."""
     if isinstance(start, Asked):
@@ -283,6 +306,12 @@ def _of_python(spec: dict[str, Any], node: Atom) -> ChildSpec:
     shutdown = spec.get("shutdown", _DEFAULT)
     if shutdown is None:
         shutdown = a.infinity
+    elif isinstance(shutdown, int | float) and shutdown >= DOUBTFUL_SECONDS:
+        log.warning(
+            "child %s has %s seconds to end: OTP counts milliseconds, beamnode does not",
+            shown(spec.get("id")),
+            shutdown,
+        )
     return _made({**spec, "shutdown": shutdown}, node)
 
 
@@ -292,7 +321,12 @@ _DEFAULT: Final = object()
 def _made(spec: dict[str, Any], node: Atom) -> ChildSpec:
     for key in ("id", "start"):
         if key not in spec:
-            raise BadChildSpec(f"a child specification needs {key!r}", a[f"missing_{key}"])
+            given = ", ".join(repr(each) for each, value in spec.items() if value is not _DEFAULT)
+            example = {"id": '"id": "pump"', "start": '"start": (start_pump, [80])'}[key]
+            raise BadChildSpec(
+                f"a child specification needs {key!r}, as in {{{example}, ...}}; this one has {given or 'nothing'}",
+                a[f"missing_{key}"],
+            )
     key_of(spec["id"])
     start = _checked_start(spec["start"], node)
     restart = _one_of(spec.get("restart", a.permanent), _RESTARTS, "restart", a.invalid_restart_type)
@@ -316,7 +350,11 @@ def _checked_start(start: Any, node: Atom) -> Start:
         case (Atom() | str() as module, Atom() | str() as function, list() as args):
             return Asked(node, Atom(str(module)), Atom(str(function)), args)
     raise _bad(
-        "start", start, "(function, arguments), or module, function and a list of arguments of a peer", a.invalid_mfa
+        "start",
+        start,
+        "(function, arguments), as in (start_pump, [80]), or the names of a function that is exposed, as in "
+        '("module", "function", [80])',
+        a.invalid_mfa,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Asked, send, trap_exit
+from beamnode.node import Asked, reason_text, send, trap_exit
 from beamnode.node import self as own_pid
 from beamnode.otp import child_specs, gen, roots, supervision
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start
@@ -47,7 +47,10 @@ class DynamicServer(Handlers):
         if setup is Ignore or isinstance(setup, Ignore | Stop):
             return setup
         if not hasattr(setup, "max_children"):
-            raise Stop((a.bad_return, (self._module, a.init, sendable_state(setup))))
+            reason = (a.bad_return, (self._module, a.init, sendable_state(setup)))
+            wanted = "it has to return DynamicSupervisor.init(...)"
+            supervision.log.error("Supervisor %s does not start: %s: %s", self._name, reason_text(reason), wanted)
+            raise Stop(reason)
         self._intensity = setup.intensity()
         self._max_children: int | None = setup.max_children
         self._extra: list[Any] = setup.extra_arguments

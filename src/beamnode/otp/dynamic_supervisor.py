@@ -30,7 +30,7 @@ from beamnode.otp.gen_server import GenServer
 from beamnode.otp.proc_lib import StartFailed
 from beamnode.otp.server_loop import AlreadyStarted
 from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS, Intensity
-from beamnode.otp.supervisor import SupervisorError
+from beamnode.otp.supervisor import SupervisorError, counts
 
 __all__ = ["DynamicSupervisor"]
 
@@ -70,6 +70,9 @@ def _setup(
     made = DynamicSetup(max_restarts, max_seconds, max_children, list(extra_arguments))
     made.intensity()
     return made
+
+
+_setup.__qualname__ = "DynamicSupervisor.init"  # for the TypeErrors of Python about its arguments
 
 
 class DynamicSupervisor(Supervised):
@@ -145,12 +148,14 @@ class DynamicSupervisor(Supervised):
     async def which_children(supervisor: names.Server) -> list[tuple[Any, Pid | Atom, Atom, Any]]:
         """`(a.undefined, pid, type, modules)` of each child; the pid may be `restarting`."""
         children: list[tuple[Any, Pid | Atom, Atom, Any]] = await _call(supervisor, a.which_children)
+        if not isinstance(children, list):
+            raise _strange(children)
         return children
 
     @staticmethod
     async def count_children(supervisor: names.Server) -> dict[str, int]:
         """How many children there are: "specs", "active" (they run), "supervisors", "workers"."""
-        return {str(name): count for name, count in await _call(supervisor, a.count_children)}
+        return counts(await _call(supervisor, a.count_children))
 
     @staticmethod
     async def stop(supervisor: names.Server, reason: Any = a.normal, timeout: float | None = None) -> None:
@@ -184,12 +189,7 @@ def as_term(spec: ChildSpec) -> tuple[Any, ...]:
 
     Errors: UsageError for what only this Python process can call.
     """
-    keywords = getattr(spec.start[0], "keywords", None) if isinstance(spec.start, tuple) else None
-    if keywords:
-        raise UsageError(
-            f"{', '.join(keywords)}: keyword arguments do not travel; give the supervisor of another node "
-            "the name of a function of its own, {'id': ..., 'start': (Atom(module), Atom(function), [arguments])}"
-        )
+    child_specs.check_travels(spec.start)
     return (start_term(spec.start), spec.restart, spec.shutdown_term(), spec.type, spec.modules)
 
 

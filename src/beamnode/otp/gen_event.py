@@ -32,8 +32,7 @@ from typing import Any, ClassVar, Final
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Pid, Reference, a
-from beamnode.etf.shown import shown
-from beamnode.node import self
+from beamnode.node import reason_text, self
 from beamnode.otp import gen, names, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.event_handlers import EventHandler, Handler, RemoveHandler, SwapHandler, as_handler
@@ -50,7 +49,7 @@ class HandlerFailed(ProcessExit):
     """A handler was not there (`reason`: `bad_module`, `module_not_found`), failed to start, or crashed: its reason."""
 
     def __str__(self) -> str:
-        return f"the event handler failed: {shown(self.reason)}"
+        return f"the event handler failed: {reason_text(self.reason)}"
 
 
 class EventCallFailed(CallFailed):

@@ -27,7 +27,8 @@ from typing import Any, Final
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node import demonitor, send
+from beamnode.etf.shown import shown
+from beamnode.node import demonitor, reason_text, send
 from beamnode.otp import gen, names, proc_lib, server_loop
 from beamnode.otp.child_specs import Supervised
 from beamnode.otp.handlers import NO_REPLY, Continue, Handlers, Ignore, Reply, Stop, Then, Timeout, blocking
@@ -73,6 +74,15 @@ class CallFailed(ProcessExit):
         milliseconds = a.infinity if timeout is None else round(timeout * 1000)
         super().__init__((cause, (module, a.call, [as_term(server), request, milliseconds])))
         self.cause = cause
+        self._server = shown(as_term(server))
+
+    def __str__(self) -> str:
+        match self.cause:
+            case a.noproc:
+                return f"there is no process {self._server} (noproc)"
+            case a.noconnection:
+                return f"there is no connection with the node of {self._server} (noconnection)"
+        return f"{self._server} did not reply: {reason_text(self.cause)}"
 
 
 class GenServer(Handlers, Supervised):

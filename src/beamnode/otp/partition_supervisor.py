@@ -21,7 +21,7 @@ from beamnode.errors import NoProcessError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.keys import external_form
 from beamnode.etf.shown import shown
-from beamnode.node import Asked, current_body, process_info
+from beamnode.node import Asked, current_body, process_info, reason_text
 from beamnode.node import self as own_pid
 from beamnode.node import send as send_to
 from beamnode.otp import child_specs, gen, names, server_loop, supervision
@@ -94,7 +94,7 @@ class PartitionSupervisor(Supervised):
             case int() as before:
                 return before
             case (a.error, (number, reason)):
-                raise SupervisorError(f"partition {number} does not start: {shown(reason)}", reason)
+                raise SupervisorError(f"partition {number} does not start: {reason_text(reason)}", reason)
             case answer:
                 raise SupervisorError(f"{name!r} is no PartitionSupervisor: {shown(answer)}", answer)
 
@@ -214,9 +214,8 @@ class _Resize:
 class _Given:
     """Stands for a class whose `init` gives this setup."""
 
-    __qualname__ = "PartitionSupervisor"
-
     def __init__(self, setup: Setup) -> None:
+        self.__qualname__ = "PartitionSupervisor"  # what the process says it began with
         self._setup = setup
 
     def __call__(self) -> _Given:

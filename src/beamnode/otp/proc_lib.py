@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from beamnode.errors import ProcessExit
 from beamnode.etf import Atom, Pid, a
-from beamnode.etf.shown import shown
 from beamnode.node import (
     ANCESTORS,
     INITIAL_CALL,
@@ -23,6 +22,7 @@ from beamnode.node import (
     monitor,
     process_dictionary,
     process_info,
+    reason_text,
     receive_tagged,
     send,
     spawn_with_dictionary,
@@ -37,7 +37,7 @@ class StartFailed(ProcessExit):
     """The process ended before it was ready; `reason` is what it ended with."""
 
     def __str__(self) -> str:
-        return f"the process ended before it was ready: {shown(self.reason)}"
+        return f"the process ended before it was ready: {reason_text(self.reason)}"
 
 
 def set_label(label: Any) -> None:
@@ -98,8 +98,9 @@ async def start(
     try:
         message = await receive_tagged(reference, timeout=timeout)
     except BaseException:
-        unlink(pid)
-        exit(pid, a.kill)
+        if current_body().process.alive:  # else it goes the way of links
+            unlink(pid)
+            exit(pid, a.kill)
         raise
     finally:
         demonitor(reference, flush=True)

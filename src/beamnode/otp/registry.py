@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from beamnode.errors import NameTakenError, NoProcessError, UsageError
 from beamnode.etf import Atom, Pid, a
@@ -48,6 +48,8 @@ class AlreadyRegistered(NameTakenError):
 
 class Registry(Supervised):
     """The functions of any registry, which is named by an Atom or a str; a `via` name has this class in its middle."""
+
+    child_defaults: ClassVar[dict[str, Any]] = {"type": "supervisor"}  # as Elixir's
 
     @classmethod
     async def start_link(
@@ -244,17 +246,16 @@ class _Keeper(Handlers):
             del keepers[self._name]
 
     def handle_call(self, request: Any, sender: gen.From) -> Any:
-        """Peers see a registry of Elixir, which is a supervisor: ours has no children to tell of."""
+        """Elixir's registry is a supervisor, and tools ask it for its children: this one has none."""
         match request:
             case a.which_children:
                 return []
             case a.count_children:
-                return [(kind, 0) for kind in (a.specs, a.active, a.supervisors, a.workers)]
-        log.error("Registry %s was called with %s: nothing is asked of it so", self._name, shown(request))
+                return [(what, 0) for what in (a.specs, a.active, a.supervisors, a.workers)]
         return (a.error, (a.unknown_request, sendable_state(request)))
 
     def handle_cast(self, request: Any) -> None:
-        log.error("Registry %s was cast %s: nothing is asked of it so", self._name, shown(request))
+        log.error("Registry %s was cast %s: that means nothing to it", self._name, shown(request))
 
     def handle_info(self, message: Any) -> None:
         if not self._note_end(message):

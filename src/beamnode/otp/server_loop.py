@@ -209,7 +209,8 @@ class Loop(ABC):
         process = self._process
         name = "" if process.name is None else f" ({process.name})"
         ended = reason_text(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
-        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
+        last = self._last.message if type(self._last) is Origin else self._last
+        also = [] if last is _NO_MESSAGE else [("Last message", shown(last))]
         what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
         shown_error = None if isinstance(error, Stop | Ordered) else error
         self.log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))

@@ -120,6 +120,12 @@ async def start(start: Start, more: Sequence[Any] = ()) -> Started:
             raise NotStarted(reason)
     if result is Ignore:
         return Started(None)
+    if result is None and not isinstance(start, Asked):  # a `return` was forgotten: no reason of OTP's
+        forgotten = UsageError(
+            f"{shown(start[0])} returned nothing: a start function returns the pid of the child, linked with the "
+            "current process (as start_link and spawn_link give it), or a.ignore"
+        )
+        raise NotStarted((a.EXIT, reason_of(forgotten)))
     raise NotStarted(result)
 
 
@@ -298,9 +304,11 @@ def supervisor_name(name: Any, module: Atom) -> str:
 
 def report(context: Atom, supervisor: str, child: Child, reason: Any) -> None:
     """One message for one event: `start_error`, `child_terminated`, `shutdown` or `shutdown_error`."""
-    log.error(
-        "Supervisor %s: %s\nReason: %s\nOffender: %s", supervisor, context, reason_text(reason), _described(child)
-    )
+    why = reason_text(reason)
+    shutdown = child.spec.shutdown
+    if context is a.shutdown_error and reason is a.killed and isinstance(shutdown, float):
+        why += f", which it is when it does not end within {shutdown:g} s: give it more (shutdown), or less to do"
+    log.error("Supervisor %s: %s\nReason: %s\nOffender: %s", supervisor, context, why, _described(child))
 
 
 def report_progress(supervisor: str, child: Child) -> None:

@@ -63,7 +63,7 @@ class Setup:
 def _setup(
     children: Iterable[Any],
     *,
-    strategy: str | Atom,
+    strategy: str | Atom | None = None,
     max_restarts: int = MAX_RESTARTS,
     max_seconds: float = MAX_SECONDS,
     auto_shutdown: str | Atom = "never",
@@ -75,6 +75,8 @@ def _setup(
     """
     if isinstance(children, str | bytes | dict) or not isinstance(children, Iterable):
         raise UsageError(f"the children of a supervisor are a list, not {shown(children)}")
+    if strategy is None:
+        raise UsageError(f'a supervisor has a strategy: strategy="one_for_one", or one of {STRATEGIES[1:]}')
     if str(strategy) == "simple_one_for_one":
         raise UsageError("children that are started on demand have a DynamicSupervisor, not 'simple_one_for_one'")
     made = Setup(
@@ -86,6 +88,9 @@ def _setup(
     )
     made.intensity()
     return made
+
+
+_setup.__qualname__ = "Supervisor.init"  # for the TypeErrors of Python about its arguments
 
 
 class Supervisor(Supervised):
@@ -128,12 +133,15 @@ class Supervisor(Supervised):
     async def which_children(supervisor: names.Server) -> list[tuple[Any, Pid | Atom | None, Atom, Any]]:
         """`(id, pid, type, modules)` of each child, the last one first; the pid may be `restarting`, or None."""
         found = await _call(supervisor, a.which_children)
-        return [(id, None if pid is a.undefined else pid, kind, modules) for id, pid, kind, modules in found]
+        try:
+            return [(id, None if pid is a.undefined else pid, kind, modules) for id, pid, kind, modules in found]
+        except (TypeError, ValueError):
+            raise _no_supervisor(found) from None
 
     @staticmethod
     async def count_children(supervisor: names.Server) -> dict[str, int]:
         """How many children there are: "specs", "active" (they run), "supervisors", "workers"."""
-        return {str(name): count for name, count in await _call(supervisor, a.count_children)}
+        return counts(await _call(supervisor, a.count_children))
 
     @staticmethod
     async def start_child(supervisor: names.Server, spec: Any) -> Any:
@@ -209,7 +217,10 @@ async def _call(supervisor: names.Server, request: Any) -> Any:
 
 
 def _for(supervisor: names.Server, spec: ChildSpec) -> Any:
-    return spec if names.is_here(supervisor) else spec.as_term()
+    if names.is_here(supervisor):
+        return spec
+    child_specs.check_travels(spec.start)
+    return spec.as_term()
 
 
 def _id_for(supervisor: names.Server, id: Any) -> Any:
@@ -240,9 +251,23 @@ def _failure(answer: Any) -> Exception:
             return SupervisorError(_TEXTS.get(reason.name, f"the supervisor answered {reason}"), reason)
         case (a.error, (Atom() as word, _) as reason) if word.name.startswith(("invalid_", "bad_", "missing_")):
             return SupervisorError(f"the supervisor does not take this child: {shown(reason)}", reason)
+        case (a.error, (a.unknown_request, request) as reason):
+            return SupervisorError(f"this kind of supervisor does not do that: {shown(request)}", reason)
         case (a.error, reason):
             return StartFailed(reason)
-    return SupervisorError(f"no supervisor answers like this: {shown(answer)}", answer)
+    return _no_supervisor(answer)
+
+
+def _no_supervisor(answer: Any) -> SupervisorError:
+    return SupervisorError(f"what was asked is no supervisor: none answers like this: {shown(answer)}", answer)
+
+
+def counts(answer: Any) -> dict[str, int]:
+    """What `count_children` is answered with. Errors: SupervisorError."""
+    try:
+        return {str(name): count for name, count in answer}
+    except (TypeError, ValueError):
+        raise _no_supervisor(answer) from None
 
 
 _TEXTS: Final = {

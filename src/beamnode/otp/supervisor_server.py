@@ -12,7 +12,7 @@ from typing import Any
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, send, trap_exit
+from beamnode.node import current_body, reason_text, send, trap_exit
 from beamnode.node import self as own_pid
 from beamnode.otp import child_specs, gen, roots, supervision
 from beamnode.otp.child_specs import BadChildSpec, id_term, key_of
@@ -48,7 +48,10 @@ class SupervisorServer(Handlers):
         if setup is Ignore or isinstance(setup, Ignore | Stop):
             return setup
         if not hasattr(setup, "auto_shutdown"):
-            raise Stop((a.bad_return, (self._module, a.init, sendable_state(setup))))
+            reason = (a.bad_return, (self._module, a.init, sendable_state(setup)))
+            wanted = "it has to return Supervisor.init(children, strategy=...)"
+            supervision.log.error("Supervisor %s does not start: %s: %s", self._name, reason_text(reason), wanted)
+            raise Stop(reason)
         self._strategy: Atom = setup.strategy
         self._auto_shutdown: Atom = setup.auto_shutdown
         self._intensity = setup.intensity()

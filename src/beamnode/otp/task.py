@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.etf.shown import shown
 from beamnode.node import (
     Origin,
     TaggedMessages,
@@ -30,6 +29,7 @@ from beamnode.node import (
     demonitor,
     exit,
     monitor,
+    reason_text,
     receive_tagged,
     reference_in,
     send,
@@ -62,7 +62,7 @@ class TaskFailed(ProcessExit):
         self.cause = cause
 
     def __str__(self) -> str:
-        return f"the task ended before it replied: {shown(self.cause)}"
+        return f"the task ended before it replied: {reason_text(self.cause)}"
 
 
 class _Supervisor:
@@ -363,7 +363,8 @@ class Task(Supervised, restart="temporary"):
         demonitor(self.ref, flush=True)
         if _taken(self.ref) is None and self.pid is not None:
             unlink(self.pid)
-            exit(self.pid, a.kill)
+            exit(self.pid, a.shutdown)  # which its supervisor does not report
+            exit(self.pid, a.kill)  # where it traps exits
 
 
 def _start(work: task_process.Work, *, link: bool) -> Pid:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, exit, link
+from beamnode.node import current_body, exit, link, reason_text
 from beamnode.otp import child_specs, names, server_loop, supervision, task_process, task_stream
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start, Supervised
 from beamnode.otp.dynamic_server import DynamicServer
@@ -202,7 +202,7 @@ def _started(answer: Any) -> Pid:
             text = "the supervisor has as many tasks as its max_children allows"
             raise SupervisorError(text, a.max_children)
         case (a.error, reason):
-            raise SupervisorError(f"the supervisor did not start the task: {shown(reason)}", reason)
+            raise SupervisorError(f"the supervisor did not start the task: {reason_text(reason)}", reason)
     raise SupervisorError(f"no supervisor of tasks answers like this: {shown(answer)}", answer)
 
 

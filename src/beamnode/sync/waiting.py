@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -15,6 +16,8 @@ Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 LOOP_CHECK_SECONDS: Final = 1.0  # how often a thread that waits looks whether the loop is still there
+CANCEL_SECONDS: Final = 1.0
+CANCEL_CHECK_SECONDS: Final = 0.001
 STOPPED: Final = "the node was stopped while this was waited for"
 
 
@@ -53,5 +56,16 @@ def wait(coroutine: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop
     except concurrent.futures.CancelledError:
         raise NotAliveError(STOPPED) from None
     except BaseException:
-        future.cancel()
+        if future.cancel():
+            _let_it_end(coroutine, loop)
         raise
+
+
+def _let_it_end(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait, not for long, for the last steps of what was cancelled: they may need the process that is current here.
+
+    A server that was being started is ended, a stream can be closed.
+    """
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while getattr(coroutine, "cr_frame", None) is not None and not loop.is_closed() and time.monotonic() < deadline:
+        time.sleep(CANCEL_CHECK_SECONDS)
