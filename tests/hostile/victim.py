@@ -16,6 +16,8 @@ import os
 import sys
 from typing import Any
 
+import behaviours
+
 from beamnode import Node, receive
 from beamnode.carriers.tcp import Tcp
 from beamnode.errors import NodeNotFound
@@ -96,6 +98,8 @@ def holdings(node: Any, directory: Directory) -> dict[str, Any]:
         "asking_most": directory.asking_most,
         "fds": len(os.listdir("/proc/self/fd")),
         "rss_kib": rss_kib(),
+        "ended": behaviours.ended,
+        "asked_for": behaviours.asked_for,
     }
 
 
@@ -122,6 +126,8 @@ async def main(given: dict[str, Any]) -> None:
     node.expose(add, module="victim", name="add")
     node.expose(sleep_in_thread, module="victim", name="thread")
     await node.start()
+    if given.get("behaviours"):
+        await behaviours.start(node)
     print(json.dumps("up"), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(json.dumps(holdings(node, directory)), flush=True)

@@ -111,9 +111,31 @@ def blocked() -> None:
     sync.receive()  # blocked
 
 
+def asking(server: Pid) -> None:
+    sync.GenServer.call(server, a.what)  # asking
+
+
 def busy(begun: threading.Event, end: threading.Event) -> None:
     begun.set()
     end.wait()  # busy
+
+
+def test_a_thread_that_calls_is_where_it_calls() -> None:
+    async def silent() -> None:
+        await receive()
+        send(asks, a.heard)
+        await receive()
+
+    async def main() -> None:
+        nonlocal asks
+        asks = self()
+        pid = spawn(asking, spawn(silent))
+        assert await receive(timeout=10) is a.heard
+        await until(lambda: stack(pid)[0].function == "asking")
+        assert [(line.function, line.line) for line in stack(pid)] == [("asking", line_of(asking, "# asking"))]
+
+    asks: Any = None
+    in_a_node(main)
 
 
 def test_a_thread() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import inspect
+import sys
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -262,6 +265,97 @@ def test_what_no_task_may_await_is_an_error(kind: str) -> None:
     assert "bad yield: 'nonsense'" in bad
     assert "itself" in itself
     assert "attached to a different loop" in elsewhere
+
+
+def test_whoever_awaits_himself_can_receive_afterwards(kind: str) -> None:
+    async def body() -> Any:
+        with pytest.raises(RuntimeError, match="itself"):
+            await asyncio.current_task()  # type: ignore[misc]
+        me = self()
+
+        async def later() -> None:
+            send(me, 1)
+
+        spawn(later)
+        return await receive()
+
+    assert in_a_process(body) == 1
+
+
+def test_an_exception_of_any_class_ends_its_process_and_nothing_else(kind: str) -> None:
+    class Odd(BaseException):
+        pass
+
+    async def child(parent: Any) -> None:
+        send(parent, asyncio.current_task())
+        await receive()
+        raise Odd
+
+    async def body() -> Any:
+        blamed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: blamed.append(context["message"]))
+        pid, _ = spawn_monitor(child, self())
+        task = await receive(timeout=5)
+        send(pid, 1)
+        reason = (await receive(timeout=5))[4]
+        await asyncio.sleep(0)
+        assert isinstance(task.exception(), Odd)
+        return reason[0], blamed
+
+    assert in_a_process(body) == ((a.Odd, b""), [])
+
+
+def test_what_was_caught_is_no_context_of_what_comes_later(kind: str) -> None:
+    async def body() -> Any:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_soon(future.set_exception, KeyError("x"))
+        with contextlib.suppress(KeyError):
+            await future
+        try:
+            raise ValueError
+        except ValueError as error:
+            return error.__context__
+
+    assert in_a_process(body) is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_an_eager_task_receives_for_the_process(kind: str) -> None:
+    async def helper() -> Any:
+        return await receive()
+
+    async def body() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        try:
+            task = asyncio.create_task(helper())
+        finally:
+            loop.set_task_factory(None)
+        send(self(), 5)
+        return await task
+
+    assert in_a_process(body) == 5
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="`markcoroutinefunction` came with 3.12")
+def test_a_function_that_passes_for_an_async_def_may_give_any_awaitable(kind: str) -> None:
+    ran = []
+
+    class Later:
+        def __await__(self) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            ran.append(1)
+
+    @inspect.markcoroutinefunction  # type: ignore[attr-defined,unused-ignore]
+    def child() -> Later:
+        return Later()
+
+    async def body() -> Any:
+        spawn_monitor(child)
+        return (await receive(timeout=5))[4], ran
+
+    assert in_a_process(body) == (a.normal, [1])
 
 
 def test_a_process_that_is_killed_before_its_first_step_never_runs(kind: str) -> None:

@@ -28,6 +28,7 @@ from beamnode import (
     trap_exit,
 )
 from beamnode.carriers.memory import MemoryNetwork
+from beamnode.etf.keys import HashableList
 from beamnode.otp import gen, sys
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -238,3 +239,30 @@ def test_terminate() -> None:
         assert error.value.reason is a.noproc
 
     in_a_node(main)
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise KeyError("no words")
+
+
+def deep(leaf: Any, levels: int) -> Any:
+    for _ in range(levels):
+        leaf = [leaf]
+    return leaf
+
+
+@pytest.mark.parametrize(
+    ("state", "term"),
+    [
+        (Mute(), b"<Mute>"),
+        ({a.x: [Mute(), 1]}, {a.x: [b"<Mute>", 1]}),
+        ({Mute: 1}, {repr(Mute).encode(): 1}),
+        ((HashableList([1]), float("nan")), ([1], b"nan")),
+        ({HashableList([1]): float("nan")}, {HashableList([1]): b"nan"}),
+        (deep(Mute(), 5000), b"[[[[[[...]]]]]]"),
+    ],
+    ids=["mute", "mute inside", "class as key", "list", "list as key", "deep"],
+)
+def test_a_state_of_anything_is_shown(state: Any, term: Any) -> None:
+    assert sys.sendable_state(state) == term

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import sys
 import warnings
 
 from beamnode.core.process import NOTHING
@@ -57,6 +58,8 @@ __all__ = ["Runner", "Task", "Waiter", "receive"]
 cdef object _nothing = NOTHING
 cdef object _current = current
 cdef object _cancelled_error = asyncio.CancelledError
+cdef object _current_task = asyncio.current_task
+cdef bint _some_are_eager = sys.version_info >= (3, 12)
 cdef object _slow = None  # `functions.receive`
 cdef long _messages_per_turn = 0
 
@@ -182,8 +185,8 @@ cdef class Receive:
         body.waits = body.process.waiting = True
         self.state = WAITING
         task = body.task
-        if type(task) is Task and (<Task>task)._steps:
-            return task
+        if type(task) is Task and (<Task>task)._steps and not (_some_are_eager and _current_task() is not task):
+            return task  # an eager task may act for the process, in the middle of its step: that one gets a Waiter
         waiter = body.waiter
         waiter._asyncio_future_blocking = True
         return waiter

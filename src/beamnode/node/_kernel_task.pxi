@@ -8,11 +8,23 @@ from asyncio import InvalidStateError
 from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
 from collections import deque
 from contextvars import Context, copy_context
+from types import CoroutineType
 
 cdef object _enter = _enter_task
 cdef object _leave = _leave_task
 
+cdef bint _uncancel_takes_back = sys.version_info >= (3, 13)  # as asyncio's own
+
 cdef int STEPS_PER_TURN = 256  # of tasks, before the loop looks for input again
+
+
+async def _awaited(awaitable):
+    return await awaitable
+
+
+cdef object _coroutine_of(made):
+    """What can be stepped; of a function that only says that it is an `async def`, any awaitable may come."""
+    return made if hasattr(made, "send") and hasattr(made, "throw") else _awaited(made)
 
 
 cdef class Runner:
@@ -89,6 +101,7 @@ cdef class Task:
     cdef readonly object _callbacks
     cdef object _exception
     cdef object _cancel_message
+    cdef object _cancelled  # the exception that ends its wait in `receive`: made by the first `cancel`, as a future's
     cdef object _name
     cdef int _cancels
     cdef bint _steps  # its code runs now
@@ -114,6 +127,8 @@ cdef class Task:
             if error is None and type(waiter) is Waiter:
                 error = (<Waiter>waiter)._cancelled
                 (<Waiter>waiter)._cancelled = None
+        elif self._cancelled is not None:
+            error, self._cancelled = self._cancelled, None
         if self._must_cancel:
             if not isinstance(error, _cancelled_error):
                 error = self.make_cancelled()
@@ -141,7 +156,8 @@ cdef class Task:
                     raise error
                 function, args, self._function, self._args = self._function, self._args, None, None
                 self._body.check_alive()  # it may have been ended before its first step
-                self._coro = function(*args)
+                made = function(*args)
+                self._coro = made if type(made) is CoroutineType else _coroutine_of(made)
             if error is None:
                 returns = bn_send(self._coro, &result)
                 yielded = <object>result
@@ -155,10 +171,14 @@ cdef class Task:
         except (Exception, SystemExit, _cancelled_error) as failure:  # `sys.exit()` ends the process, not the node
             self.end(failure)
             return 0
-        except BaseException as failure:
+        except KeyboardInterrupt as failure:
             self._exception = failure
             self.end(failure)
             raise
+        except BaseException as failure:  # is kept for who awaits the task, and ends nobody else's step
+            self._exception = failure
+            self.end(failure)
+            return 0
         if returns:
             self.end(None)
         else:
@@ -182,6 +202,8 @@ cdef class Task:
         cdef Waiter waiter
         if yielded is self and not self._asyncio_future_blocking:  # of `receive`
             if self._must_cancel:
+                self._must_cancel = False
+                self._cancelled = self.make_cancelled()
                 self._runner.add(self)
             else:
                 self._receives = True
@@ -199,6 +221,7 @@ cdef class Task:
             if blocking is None:
                 problem = f"{self!r} got a bad yield: {yielded!r}"
             elif yielded is self:
+                self._asyncio_future_blocking = False  # else its next wait in `receive` would be taken for another try
                 problem = f"{self!r} cannot await itself"
             elif yielded.get_loop() is not self._loop:
                 problem = f"{self!r} got a future attached to a different loop: {yielded!r}"
@@ -231,12 +254,12 @@ cdef class Task:
 
     def wake(self, future):
         """Of the loop: what was waited for is done."""
+        failure = None
         try:
             future.result()
         except BaseException as error:
-            self.step(error)
-        else:
-            self.step(None)
+            failure = error
+        self.step(failure)  # not in the `except`: what the code raises later does not come of this
 
     cdef object make_cancelled(self):
         message, self._cancel_message = self._cancel_message, None
@@ -250,9 +273,12 @@ cdef class Task:
         self._cancels += 1
         if self._awaited is not None and self._awaited.cancel(msg):
             return True
-        self._must_cancel = True
         self._cancel_message = msg
-        self.resume(False)
+        if self._receives:
+            self._cancelled = self.make_cancelled()
+            self.resume(False)
+        else:
+            self._must_cancel = True
         return True
 
     def cancelling(self):
@@ -261,7 +287,7 @@ cdef class Task:
     def uncancel(self):
         if self._cancels > 0:
             self._cancels -= 1
-            if self._cancels == 0:
+            if self._cancels == 0 and _uncancel_takes_back:
                 self._must_cancel = False
         return self._cancels
 

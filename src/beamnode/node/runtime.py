@@ -27,6 +27,7 @@ from beamnode.core.signals import Signals
 from beamnode.core.spawning import Spawning
 from beamnode.errors import EncodeError, NetworkError, NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a, encode
+from beamnode.etf.shown import shown
 from beamnode.node import collector
 from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, CoroutineBody, ThreadBody
 from beamnode.node.current import current
@@ -444,21 +445,21 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
 def name_and_node(to: tuple[Any, ...]) -> tuple[Atom, Atom]:
     """A process that was named as `(name, node)`. Errors: UsageError, EncodeError."""
     if len(to) != 2:
-        raise UsageError(f"a process on another node is named as (name, node), not {to!r}")
+        raise UsageError(f"a process on another node is named as (name, node), not {shown(to)}")
     name, node = to
     if type(name) is not Atom:
         name = to_atom(name)
     if type(node) is not Atom:
         node = to_atom(node)
     if "@" not in node.name:
-        raise UsageError(f"the node of {to!r} lacks its host: write it as name@host")
+        raise UsageError(f"the node of {shown(to)} lacks its host: write it as name@host")
     return name, node
 
 
 def to_atom(name: Any) -> Atom:
     """A name that a program gave, as an atom. Errors: UsageError, EncodeError (longer than an atom may be)."""
     if not isinstance(name, Atom | str):
-        raise UsageError(f"a name is an Atom or a str, not {name!r}")
+        raise UsageError(f"a name is an Atom or a str, not {shown(name)}")
     atom = Atom(name) if isinstance(name, str) else name
     if len(atom.name) > ATOM_CHARACTERS_MAX:
         raise EncodeError(f"an atom has at most {ATOM_CHARACTERS_MAX} characters: {atom.name[:40]!r}...")

@@ -29,6 +29,7 @@ log = logging.getLogger("beamnode.supervisor")
 DOUBTFUL_SECONDS: Final = 1000
 KEYS: Final = ("id", "start", "restart", "shutdown", "type", "significant", "modules")
 WORKER_SHUTDOWN_SECONDS: Final = 5.0
+SHUTDOWN_MILLISECONDS_MAX: Final = (1 << 32) - 1  # as long as Erlang waits; OTP takes more, and fails when it ends
 
 _RESTARTS: Final = (a.permanent, a.transient, a.temporary)
 _TYPES: Final = (a.worker, a.supervisor)
@@ -287,9 +288,9 @@ def _is_old_tuple(spec: Any) -> bool:
 def _of_otp(spec: dict[Any, Any], node: Atom) -> ChildSpec:
     """OTP's map; keys that it does not know are not looked at, as there."""
     shutdown: Any = spec.get(a.shutdown, _DEFAULT)
-    if type(shutdown) is int and shutdown >= 0:
+    if type(shutdown) is int and 0 <= shutdown <= SHUTDOWN_MILLISECONDS_MAX:
         shutdown /= 1000
-    elif isinstance(shutdown, float):
+    elif isinstance(shutdown, int | float):
         raise _bad("shutdown", shutdown, "milliseconds, brutal_kill or infinity", a.invalid_shutdown)
     named = {str(key): value for key, value in spec.items() if str(key) in KEYS}
     return _made({**named, "shutdown": shutdown}, node)
@@ -360,7 +361,11 @@ def _checked_start(start: Any, node: Atom) -> Start:
 def _checked_shutdown(shutdown: Any, kind: Atom) -> float | Atom | None:
     if shutdown is _DEFAULT:
         return WORKER_SHUTDOWN_SECONDS if kind is a.worker else None
-    if isinstance(shutdown, int | float) and type(shutdown) is not bool and 0 <= shutdown < float("inf"):
+    if (
+        isinstance(shutdown, int | float)
+        and type(shutdown) is not bool
+        and 0 <= shutdown * 1000 <= SHUTDOWN_MILLISECONDS_MAX
+    ):
         return float(shutdown)
     word = _one_of(shutdown, (a.infinity, a.brutal_kill), "shutdown", a.invalid_shutdown, "seconds, ")
     return None if word is a.infinity else word

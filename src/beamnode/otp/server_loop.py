@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn, TypeAlias
 
-from beamnode.errors import NameTakenError, ProcessExit, UsageError
+from beamnode.errors import EncodeError, NameTakenError, ProcessExit, UsageError
 from beamnode.etf import Pid, a
 from beamnode.etf.shown import shown
 from beamnode.node import (
@@ -160,7 +160,15 @@ class Loop(ABC):
         """Errors: Stop; UsageError for what `init` must not return."""
 
     def _reply(self, sender: gen.From, answer: Any) -> None:
-        self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
+        try:
+            self._runtime.send(self._process, gen.reply_to(sender), (sender[1], answer))
+        except (EncodeError, RecursionError) as error:
+            if not self._server.wants_origin:
+                raise
+            # What peers have run here may give what has no term: no reason for others to lose the server.
+            self.log.error("%s cannot reply %s to %r: %r", self._server.module_name(), shown(answer), sender[0], error)
+            gen.refuse(sender, reason_of(error))
+            return
         if self._system.debugging:
             self._system.note_out(answer, sender[0])
 
@@ -201,7 +209,8 @@ class Loop(ABC):
         process = self._process
         name = "" if process.name is None else f" ({process.name})"
         ended = reason_text(reason) if isinstance(error, Stop | ProcessExit) else error_text(error)
-        also = [] if self._last is _NO_MESSAGE else [("Last message", shown(self._last))]
+        last = self._last.message if type(self._last) is Origin else self._last
+        also = [] if last is _NO_MESSAGE else [("Last message", shown(last))]
         what = f"{self._server.module_name()} {process.pid!r}{name} has ended: {ended}"
         shown_error = None if isinstance(error, Stop | Ordered) else error
         self.log.error("%s", report_text(what, process, shown_error, [*also, ("State", self._shown_state())]))

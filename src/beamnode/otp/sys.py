@@ -254,23 +254,43 @@ def self_pid() -> Pid:
 
 
 def sendable_state(state: Any) -> Any:
-    """The state as a term; what has none is shown by its repr, as a binary."""
+    """The state as a term; what in it has none is shown by its repr, as a binary. Whatever it is, this is no error."""
+    if _is_term(state):
+        return state
     try:
-        encode(state)
+        replaced = _replaced(state)
+    except RecursionError:
+        replaced = None
+    return replaced if replaced is not None and _is_term(replaced) else shown(state).encode("utf-8", "replace")
+
+
+def _is_term(value: Any) -> bool:
+    try:
+        encode(value)
     except (BeamnodeError, RecursionError):
-        return _replaced(state)
-    return state
+        return False
+    return True
 
 
 def _replaced(state: Any) -> Any:
     match state:
         case dict():
-            return {sendable_state(key): sendable_state(value) for key, value in state.items()}
+            return {key if _is_term(key) else _words(key): _replaced(value) for key, value in state.items()}
         case tuple():
-            return tuple(sendable_state(value) for value in state)
+            return tuple(_replaced(value) for value in state)
         case list():
-            return [sendable_state(value) for value in state]
-    return repr(state).encode("utf-8", "replace")
+            return [_replaced(value) for value in state]
+    return state if _is_term(state) else _words(state)
+
+
+def _words(value: Any) -> bytes:
+    try:
+        text = repr(value)
+    except RecursionError:
+        raise
+    except Exception:  # its class is at fault
+        text = f"<{type(value).__name__}>"
+    return text.encode("utf-8", "replace")
 
 
 # --- Callers ----------------------------------------------------------------------------------------------------------

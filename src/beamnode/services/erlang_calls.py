@@ -14,6 +14,7 @@ from typing import Any, Final
 from beamnode.core.process import Process
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
+from beamnode.etf.shown import shown
 from beamnode.node import RaisedElsewhere
 from beamnode.services import process_terms, system_terms
 from beamnode.services.net_control import NetControl
@@ -110,7 +111,7 @@ class ErlangCalls:
 
     def whereis(self, name: Any) -> Any:
         if type(name) is not Atom:
-            raise UsageError(f"a name is an atom, not {name!r}")
+            raise UsageError(f"a name is an atom, not {shown(name)}")
         process = self._node.runtime.signals.whereis(name)
         return UNDEFINED if process is None else process.pid
 
@@ -126,7 +127,7 @@ class ErlangCalls:
 
     def _process(self, pid: Any) -> Process | None:
         if type(pid) is not Pid or pid.node is not self._node.name:
-            raise UsageError(f"{pid!r} is no pid of this node")
+            raise UsageError(f"{shown(pid)} is no pid of this node")
         return self._node.runtime.signals.lookup(pid)
 
     # --- Nodes --------------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ class ErlangCalls:
 
 def _kind(kind: Any) -> str:
     if type(kind) is not Atom:
-        raise UsageError(f"nodes are listed by an atom, not by {kind!r}")
+        raise UsageError(f"nodes are listed by an atom, not by {shown(kind)}")
     return kind.name
 
 
