@@ -40,6 +40,7 @@ from beamnode.node.functions import (
     unalias,
     unlink,
     unregister,
+    wait_in_thread,
     whereis,
 )
 from beamnode.node.node import Node, NodeOptions, Service
@@ -115,5 +116,6 @@ __all__ = [
     "unalias",
     "unlink",
     "unregister",
+    "wait_in_thread",
     "whereis",
 ]

@@ -51,7 +51,7 @@ def send(to: Destination, message: Any) -> Any:
     else:
         runtime.on_loop(runtime.send, body.process, to, message)
         if body.held_by is not None:
-            _run_on_loop(runtime, body.wait_for_room())
+            wait_in_thread(runtime, body.wait_for_room())
     return message
 
 
@@ -107,12 +107,16 @@ def receive_blocking(match: Match | None = None, *, timeout: float | None = None
             "this process runs on the event loop: use `await receive(...)`, blocking would stop every process"
         )
     assert isinstance(body, LoopBody)
-    return _run_on_loop(runtime, body.receive(match, timeout))
+    return wait_in_thread(runtime, body.receive(match, timeout))
 
 
-def _run_on_loop(runtime: Runtime, coroutine: Coroutine[Any, Any, Any]) -> Any:
+def wait_in_thread(runtime: Runtime, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Wait in a thread for a coroutine. Ctrl-C may come just before the wait begins, which Python notices after it."""
-    waiting = asyncio.run_coroutine_threadsafe(coroutine, runtime.loop)
+    try:
+        waiting = asyncio.run_coroutine_threadsafe(coroutine, runtime.loop)
+    except RuntimeError:
+        coroutine.close()
+        raise NotAliveError(LOOP_ENDED) from None
     try:
         while not waiting.done():
             concurrent.futures.wait((waiting,), LOOP_CHECK_SECONDS)

@@ -14,13 +14,12 @@ Source: the documentation of stdlib, "The Erlang I/O Protocol"; io.erl.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
+from beamnode.errors import BeamnodeError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, a
-from beamnode.node import current_body, monitor, receive, send
+from beamnode.node import current_body, monitor, receive, send, wait_in_thread
 from beamnode.node import self as own_pid
 from beamnode.services.io_format import chardata_text, format_text
 
@@ -72,17 +71,7 @@ def blocking(function: Callable[..., Coroutine[Any, Any, Result]], *args: Any) -
     if runtime.on_its_loop():
         raise UsageError(f"this code runs on the event loop: use `await io.{function.__name__}(...)`")
     body.check_alive()
-    call = function(*args)
-    try:
-        future = asyncio.run_coroutine_threadsafe(call, runtime.loop)
-    except RuntimeError:
-        call.close()
-        raise NotAliveError("the event loop of this process's node has ended") from None
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()  # Ctrl-C: nobody waits any more
-        raise
+    return cast(Result, wait_in_thread(runtime, function(*args)))
 
 
 async def put_chars(text: str | bytes, leader: Device | None = None) -> None:
