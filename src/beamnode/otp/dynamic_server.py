@@ -3,54 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import Asked, reason_text, send, trap_exit
+from beamnode.node import Asked, send
 from beamnode.node import self as own_pid
-from beamnode.otp import child_specs, gen, roots, supervision
+from beamnode.otp import child_specs, gen, supervision
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start
-from beamnode.otp.handlers import Handlers, Ignore, Stop
-from beamnode.otp.supervision import Child, NotStarted, Started, report
+from beamnode.otp.handlers import Stop
+from beamnode.otp.supervision import Child, Intensity, NotStarted, Started, report
+from beamnode.otp.supervisor_base import SupervisorBase
 from beamnode.otp.sys import sendable_state
 
 RESTART: Final = Atom("$gen_restart")
 
 
-class DynamicServer(Handlers):
+@dataclass(frozen=True, slots=True)
+class DynamicSetup:
+    """What `DynamicSupervisor.init` gives."""
+
+    max_restarts: int
+    max_seconds: float
+    max_children: int | None
+    extra_arguments: list[Any]
+
+    def intensity(self) -> Intensity:
+        return Intensity(self.max_restarts, self.max_seconds)
+
+
+class DynamicServer(SupervisorBase):
     """Run by the loop of servers; `DynamicSupervisor` is its face."""
 
-    wants_origin = True
-    _module = Atom("DynamicSupervisor")
-
-    @classmethod
-    def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
-        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
-        return a.supervisor, Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2]), 1
-
-    def module_name(self) -> Atom:  # type: ignore[override]
-        """The class whose `init` told the options."""
-        return self._module
+    setup_type = DynamicSetup
+    setup_text = "DynamicSupervisor.init(...)"
 
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Ask `make().init(*args, **options)` for the options."""
-        trap_exit()
-        roots.end_with_node()
-        self._module = Atom(getattr(make, "__qualname__", "DynamicSupervisor").rpartition(".")[2])
-        self._name = supervision.supervisor_name(name, self._module)
-        setup = make().init(*args, **options)
-        while hasattr(type(setup), "__await__"):
-            setup = await setup
-        if setup is Ignore or isinstance(setup, Ignore | Stop):
-            return setup
-        if not hasattr(setup, "max_children"):
-            reason = (a.bad_return, (self._module, a.init, sendable_state(setup)))
-            wanted = "it has to return DynamicSupervisor.init(...)"
-            supervision.log.error("Supervisor %s does not start: %s: %s", self._name, reason_text(reason), wanted)
-            raise Stop(reason)
+        setup = await self.setup_by(make, args, options, name)
         self._intensity = setup.intensity()
         self._max_children: int | None = setup.max_children
         self._extra: list[Any] = setup.extra_arguments
@@ -186,14 +177,6 @@ class DynamicServer(Handlers):
             a.extra_arguments: sendable_state(self._extra),
             a.children: [self._listed(child) for child in self._children.values()],
         }
-
-    def replace_state(self, function: Any) -> Any:
-        """Nobody but its calls changes what a supervisor has."""
-        raise UsageError("the state of a supervisor is not replaced: use start_child and terminate_child")
-
-    def status_parts(self) -> list[Any]:
-        """What `supervisor:get_callback_module/1` looks for in the status."""
-        return [(a.supervisor, [([ord(letter) for letter in "Callback"], self._module)])]
 
 
 def _reason(failure: NotStarted) -> Any:

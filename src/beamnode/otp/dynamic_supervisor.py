@@ -16,7 +16,6 @@ Source: Elixir's DynamicSupervisor (dynamic_supervisor.ex).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from beamnode.errors import UsageError
@@ -25,27 +24,15 @@ from beamnode.etf.shown import shown
 from beamnode.node import self as own_pid
 from beamnode.otp import child_specs, names, proc_lib, server_loop
 from beamnode.otp.child_specs import ChildSpec, Supervised, start_term
-from beamnode.otp.dynamic_server import DynamicServer
+from beamnode.otp.dynamic_server import DynamicServer, DynamicSetup
 from beamnode.otp.gen_server import GenServer
 from beamnode.otp.proc_lib import StartFailed
 from beamnode.otp.server_loop import AlreadyStarted
-from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS, Intensity
+from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS
 from beamnode.otp.supervisor import SupervisorError, counts
+from beamnode.otp.supervisor_base import Given
 
 __all__ = ["DynamicSupervisor"]
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicSetup:
-    """What `DynamicSupervisor.init` gives."""
-
-    max_restarts: int
-    max_seconds: float
-    max_children: int | None
-    extra_arguments: list[Any]
-
-    def intensity(self) -> Intensity:
-        return Intensity(self.max_restarts, self.max_seconds)
 
 
 def _setup(
@@ -75,6 +62,16 @@ def _setup(
 _setup.__qualname__ = "DynamicSupervisor.init"  # for the TypeErrors of Python about its arguments
 
 
+def _given(*args: Any, **options: Any) -> Given:
+    """The options of a supervisor without a class, checked where the caller hears of it. Errors: UsageError."""
+    if args:
+        raise UsageError(
+            f"DynamicSupervisor.start_link takes options only, not {shown(args)}: its children are started later, "
+            "by start_child"
+        )
+    return Given(_setup(**options), "DynamicSupervisor")
+
+
 class DynamicSupervisor(Supervised):
     """Give `start_link` the options, or derive from it and define `init`; the static methods use any such supervisor.
 
@@ -97,7 +94,7 @@ class DynamicSupervisor(Supervised):
         `DynamicSupervisor.start_link(...)` takes what `DynamicSupervisor.init` does; a class of yours what its `init`
         takes. Errors: AlreadyStarted; StartFailed; Ignore; UsageError; TimeoutError.
         """
-        make = _Given(*args, **options) if cls is DynamicSupervisor else cls
+        make = _given(*args, **options) if cls is DynamicSupervisor else cls
         return await server_loop.start(DynamicServer, (make, args, options, name), name, timeout, link=True)
 
     @classmethod
@@ -164,24 +161,6 @@ class DynamicSupervisor(Supervised):
         Errors: ProcessExit when it is not there or ends with another reason; TimeoutError.
         """
         await proc_lib.stop(supervisor, Atom(reason) if isinstance(reason, str) else reason, timeout)
-
-
-class _Given:
-    """Stands for a class whose `init` gives these options; they are checked where the caller hears of it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        if args:
-            raise UsageError(
-                f"DynamicSupervisor.start_link takes options only, not {shown(args)}: its children are started later, "
-                "by start_child"
-            )
-        self._setup = _setup(**options)
-
-    def __call__(self) -> _Given:
-        return self
-
-    def init(self, **_options: Any) -> DynamicSetup:
-        return self._setup
 
 
 def as_term(spec: ChildSpec) -> tuple[Any, ...]:

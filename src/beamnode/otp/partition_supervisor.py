@@ -28,7 +28,8 @@ from beamnode.otp import child_specs, gen, names, server_loop, supervision
 from beamnode.otp.child_specs import ChildSpec, Start, Supervised
 from beamnode.otp.gen_server import GenServer
 from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS, NotStarted
-from beamnode.otp.supervisor import Setup, Supervisor, SupervisorError
+from beamnode.otp.supervisor import Supervisor, SupervisorError
+from beamnode.otp.supervisor_base import Given
 from beamnode.otp.supervisor_server import SupervisorServer
 
 __all__ = ["PartitionSupervisor"]
@@ -66,7 +67,9 @@ class PartitionSupervisor(Supervised):
         spec = child_specs.checked(child_spec, own_pid().node)
         children = [_of_partition(spec, number, with_arguments) for number in range(count)]
         setup = Supervisor.init(children, strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds)
-        return await server_loop.start(_Server, (_Given(setup), (), {}, name), name, timeout, link=True)
+        return await server_loop.start(
+            _Server, (Given(setup, "PartitionSupervisor"), (), {}, name), name, timeout, link=True
+        )
 
     @classmethod
     def child_spec(cls, *args: Any, **options: Any) -> dict[str, Any]:
@@ -209,20 +212,6 @@ class _Resize:
     """A request that no peer can make."""
 
     partitions: int
-
-
-class _Given:
-    """Stands for a class whose `init` gives this setup."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.__qualname__ = "PartitionSupervisor"  # what the process says it began with
-        self._setup = setup
-
-    def __call__(self) -> _Given:
-        return self
-
-    def init(self) -> Setup:
-        return self._setup
 
 
 class _Server(SupervisorServer):

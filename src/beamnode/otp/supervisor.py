@@ -17,7 +17,7 @@ Source: supervisor.erl; Elixir's Supervisor for names and defaults.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from beamnode.errors import UsageError
@@ -29,8 +29,9 @@ from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Supervised
 from beamnode.otp.gen_server import GenServer
 from beamnode.otp.proc_lib import StartFailed
 from beamnode.otp.server_loop import AlreadyStarted
-from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS, Intensity
-from beamnode.otp.supervisor_server import SupervisorServer
+from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS
+from beamnode.otp.supervisor_base import Given
+from beamnode.otp.supervisor_server import Setup, SupervisorServer
 
 __all__ = ["BadChildSpec", "Supervisor", "SupervisorError"]
 
@@ -44,20 +45,6 @@ class SupervisorError(UsageError):
     def __init__(self, text: str, reason: Any) -> None:
         super().__init__(text)
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What `Supervisor.init` gives: the children, in the order of their start, and how they are treated."""
-
-    children: list[Any]
-    strategy: Atom
-    max_restarts: int
-    max_seconds: float
-    auto_shutdown: Atom
-
-    def intensity(self) -> Intensity:
-        return Intensity(self.max_restarts, self.max_seconds)
 
 
 def _setup(
@@ -93,6 +80,13 @@ def _setup(
 _setup.__qualname__ = "Supervisor.init"  # for the TypeErrors of Python about its arguments
 
 
+def _given(*args: Any, **options: Any) -> Given:
+    """The children of a supervisor without a class, checked where the caller hears of it. Errors: as `_setup`."""
+    setup = _setup(*args, **options)
+    specs = child_specs.all_checked(setup.children, own_pid().node, auto_shutdown=setup.auto_shutdown)
+    return Given(replace(setup, children=list(specs.values())), "Supervisor")
+
+
 class Supervisor(Supervised):
     """Derive from it and define `init`, or give `start_link` the children; the static methods use any supervisor."""
 
@@ -113,7 +107,7 @@ class Supervisor(Supervised):
         its `init` takes. Errors: AlreadyStarted; StartFailed (`{shutdown, {failed_to_start_child, Id, Reason}}` when a
         child did not start: those before it have been ended again); Ignore; BadChildSpec, UsageError; TimeoutError.
         """
-        make = _Given(*args, **options) if cls is Supervisor else cls
+        make = _given(*args, **options) if cls is Supervisor else cls
         return await server_loop.start(SupervisorServer, (make, args, options, name), name, timeout, link=True)
 
     @classmethod
@@ -186,21 +180,6 @@ class Supervisor(Supervised):
         Errors: ProcessExit when it is not there or ends with another reason; TimeoutError.
         """
         await proc_lib.stop(supervisor, Atom(reason) if isinstance(reason, str) else reason, timeout)
-
-
-class _Given:
-    """Stands for a class whose `init` gives these children; they are checked where the caller hears of it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        setup = _setup(*args, **options)
-        specs = child_specs.all_checked(setup.children, own_pid().node, auto_shutdown=setup.auto_shutdown)
-        self._setup = replace(setup, children=list(specs.values()))
-
-    def __call__(self) -> _Given:
-        return self
-
-    def init(self, *_args: Any, **_options: Any) -> Setup:
-        return self._setup
 
 
 def _one_of(value: Any, words: tuple[str, ...], option: str) -> Atom:

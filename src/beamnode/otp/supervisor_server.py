@@ -6,52 +6,46 @@ Source: supervisor.erl, function by function; children are found by id and by pi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
 
 from beamnode.errors import UsageError
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
-from beamnode.node import current_body, reason_text, send, trap_exit
+from beamnode.node import current_body, send
 from beamnode.node import self as own_pid
-from beamnode.otp import child_specs, gen, roots, supervision
+from beamnode.otp import child_specs, gen, supervision
 from beamnode.otp.child_specs import BadChildSpec, id_term, key_of
-from beamnode.otp.handlers import Handlers, Ignore, Stop
-from beamnode.otp.supervision import Child, NotStarted, report
+from beamnode.otp.handlers import Stop
+from beamnode.otp.supervision import Child, Intensity, NotStarted, report
+from beamnode.otp.supervisor_base import SupervisorBase
 from beamnode.otp.sys import sendable_state
 
 
-class SupervisorServer(Handlers):
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What `Supervisor.init` gives: the children, in the order of their start, and how they are treated."""
+
+    children: list[Any]
+    strategy: Atom
+    max_restarts: int
+    max_seconds: float
+    auto_shutdown: Atom
+
+    def intensity(self) -> Intensity:
+        return Intensity(self.max_restarts, self.max_seconds)
+
+
+class SupervisorServer(SupervisorBase):
     """Run by the loop of servers; `Supervisor` is its face."""
 
-    wants_origin = True
-    _module = a.supervisor
-
-    @classmethod
-    def initial_call(cls, make: Any, *_args: Any) -> tuple[Atom, Atom, int]:
-        """By which supervisors are known among processes, as OTP's: `{supervisor, Module, 1}`."""
-        return a.supervisor, _module_of(make), 1
-
-    def module_name(self) -> Atom:  # type: ignore[override]
-        """The class whose `init` told the children."""
-        return self._module
+    setup_type = Setup
+    setup_text = "Supervisor.init(children, strategy=...)"
 
     async def init(self, make: Any, args: tuple[Any, ...], options: dict[str, Any], name: Any) -> Any:
         """Start all children, or none. `make().init(*args, **options)` tells which."""
-        trap_exit()
-        roots.end_with_node()
-        self._module = _module_of(make)
-        self._name = supervision.supervisor_name(name, self._module)
-        setup = make().init(*args, **options)
-        while hasattr(type(setup), "__await__"):
-            setup = await setup
-        if setup is Ignore or isinstance(setup, Ignore | Stop):
-            return setup
-        if not hasattr(setup, "auto_shutdown"):
-            reason = (a.bad_return, (self._module, a.init, sendable_state(setup)))
-            wanted = "it has to return Supervisor.init(children, strategy=...)"
-            supervision.log.error("Supervisor %s does not start: %s: %s", self._name, reason_text(reason), wanted)
-            raise Stop(reason)
+        setup = await self.setup_by(make, args, options, name)
         self._strategy: Atom = setup.strategy
         self._auto_shutdown: Atom = setup.auto_shutdown
         self._intensity = setup.intensity()
@@ -276,16 +270,3 @@ class SupervisorServer(Handlers):
             a.auto_shutdown: self._auto_shutdown,
             a.children: [(id_term(id), *rest) for id, *rest in self._which_children()],
         }
-
-    def replace_state(self, function: Any) -> Any:
-        """Nobody but its calls changes what a supervisor has."""
-        raise UsageError("the state of a supervisor is not replaced: use start_child, terminate_child and the like")
-
-    def status_parts(self) -> list[Any]:
-        """What `supervisor:get_callback_module/1` looks for in the status."""
-        return [(a.supervisor, [([ord(letter) for letter in "Callback"], self._module)])]
-
-
-def _module_of(make: Any) -> Atom:
-    """The class of whoever tells the children."""
-    return Atom(getattr(make, "__qualname__", "Supervisor").rpartition(".")[2])

@@ -23,12 +23,13 @@ from beamnode.etf.shown import shown
 from beamnode.node import current_body, exit, link, reason_text
 from beamnode.otp import child_specs, names, server_loop, supervision, task_process, task_stream
 from beamnode.otp.child_specs import BadChildSpec, ChildSpec, Start, Supervised
-from beamnode.otp.dynamic_server import DynamicServer
-from beamnode.otp.dynamic_supervisor import DynamicSetup, DynamicSupervisor
+from beamnode.otp.dynamic_server import DynamicServer, DynamicSetup
+from beamnode.otp.dynamic_supervisor import DynamicSupervisor
 from beamnode.otp.gen import From
 from beamnode.otp.gen_server import GenServer
 from beamnode.otp.supervision import MAX_RESTARTS, MAX_SECONDS
 from beamnode.otp.supervisor import SupervisorError
+from beamnode.otp.supervisor_base import Given
 from beamnode.otp.task import AWAIT_SECONDS, SHUTDOWN_SECONDS, Task
 from beamnode.otp.task_process import Call, Owner, Work
 from beamnode.otp.task_stream import Outcome
@@ -256,11 +257,6 @@ class _Asked:
     shutdown: Any
 
 
-class _Given:
-    def __init__(self, setup: DynamicSetup) -> None:
-        self.init = lambda: setup
-
-
 class TaskSupervisorServer(DynamicServer):
     """A dynamic supervisor that also starts tasks: what peers ask for is run under the node's policy."""
 
@@ -271,7 +267,7 @@ class TaskSupervisorServer(DynamicServer):
 
     async def init(self, setup: DynamicSetup, name: names.Name | None) -> None:  # type: ignore[override]
         """`setup` are the options of a dynamic supervisor."""
-        await super().init(lambda: _Given(setup), (), {}, name)
+        await super().init(Given(setup, "Task.Supervisor"), (), {}, name)
         self._module = _SUPERVISOR
         self._name = supervision.supervisor_name(name, _SUPERVISOR)
 
