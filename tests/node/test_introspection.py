@@ -187,7 +187,7 @@ def test_a_server() -> None:
         await until(lambda: ("Computing.handle_cast", line_of(Computing, "in the handler")) in own_lines(pid))
         end.set()
         await until(lambda: not own_lines(pid))
-        assert stack(pid)[0].module == "beamnode.otp.server_loop"
+        await until(lambda: stack(pid)[0].module == "beamnode.otp.server_loop")
 
     in_a_node(main)
 

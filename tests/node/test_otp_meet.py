@@ -308,7 +308,7 @@ def test_a_wrong_cookie(world: World, caplog: pytest.LogCaptureFixture) -> None:
             assert await node.ping(world.name) is a.pang
             caplog.clear()
             assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pang
-            assert "cookie" in caplog.text
+            await until(lambda: "cookie" in caplog.text)
             assert world.cookie not in caplog.text
             assert node.list("known") == [node.name]
             async with world.node() as other:  # neither has fallen
