@@ -128,7 +128,7 @@ def test_when_epmd_restarts_the_node_registers_again(
 def test_epmd_is_killed_and_a_name_stopped_on_request(epmd: peers.Epmd) -> None:
     async def run() -> None:
         ours = Epmd(epmd.port)
-        await ours.register("a", "127.0.0.1", 1)
+        registration = await ours.register("a", "127.0.0.1", 1)  # the name is there for as long as this is
         with pytest.raises(EpmdError, match="knows no node 'b'"):
             await ours.stop("b")
         await ours.stop("a")
@@ -144,6 +144,7 @@ def test_epmd_is_killed_and_a_name_stopped_on_request(epmd: peers.Epmd) -> None:
         await until(has_gone)
         with pytest.raises(EpmdError, match="no epmd answers"):
             await ours.kill()
+        await registration.close()
 
     asyncio.run(run())
 
