@@ -182,11 +182,6 @@ def all_checked(
     return found
 
 
-def for_node(spec: Any, node: Atom) -> dict[Atom, Any]:
-    """A specification in any shape as the map that a supervisor of another node takes."""
-    return checked(spec, node).as_term()
-
-
 # --- Ids --------------------------------------------------------------------------------------------------------------
 
 
