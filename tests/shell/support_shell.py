@@ -23,6 +23,12 @@ TAB: Final = "\t"
 BEAMNODE: Final = [sys.executable, "-m", "beamnode"]
 
 
+def leave(shell: Terminal) -> None:
+    """Ctrl-D at the next prompt: a terminal drops one that comes while no prompt reads."""
+    shell.expect(r"\)\d+>")
+    shell.press(CTRL_D)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """An epmd's port, a cookie, and a home folder for our shells."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support_shell import BEAMNODE, CTRL_C, CTRL_D, HOST, TAB, Cluster
+from support_shell import BEAMNODE, CTRL_C, HOST, TAB, Cluster, leave
 
 from beamnode.testing.peers import free_port
 from support_terminal import Terminal
@@ -58,7 +58,7 @@ def test_ctrl_c_and_ctrl_d(cluster: Cluster) -> None:
             shell.expect(r"interrupted\n")
         shell.run("'al' + 'ive'", r"'alive'\n")
         assert "NameError" not in shell.text
-        shell.press(CTRL_D)
+        leave(shell)
         assert shell.wait() == 0
 
 
@@ -72,7 +72,7 @@ def test_leaving(cluster: Cluster, line: str, status: int) -> None:
 def test_history_is_kept_and_private(cluster: Cluster) -> None:
     with cluster.shell("one") as shell:
         shell.run("'first' + ' shell'", r"'first shell'\n")
-        shell.press(CTRL_D)
+        leave(shell)
         shell.wait()
     history = cluster.home / ".beamnode_history"
     assert history.stat().st_mode & 0o777 == 0o600
@@ -201,7 +201,7 @@ def test_without_prompt_toolkit(cluster: Cluster) -> None:
         shell.type("typed")
         shell.expect(r"'typed'\n")
         assert shell.text.count("pip install") == 1
-        shell.press(CTRL_D)
+        leave(shell)
         assert shell.wait() == 0
 
 
