@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.core.bounded_mailbox import BoundedMailbox, WhenFull
+from beamnode.core.guests import Guests, LimitHit
 from beamnode.core.identity import Identities
 from beamnode.core.process import (
     NO_MAILBOX,
@@ -38,6 +39,7 @@ from beamnode.core.process import (
 )
 from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire import control
 
 Target = Pid | Atom | tuple[Atom, Atom]
@@ -75,6 +77,8 @@ class Signals:
         self._unlink_ids = 0
         self._dying: deque[Process] = deque()
         self._telling = False
+        self._ties_max = DEFAULT_LIMITS.ties_per_peer_max
+        self.guests = Guests()
         self.handlers: dict[type, Callable[[Atom, Any], None]] = {
             control.Send: self._on_send,
             control.RegSend: self._on_reg_send,
@@ -89,6 +93,12 @@ class Signals:
             control.MonitorPExit: self._on_monitor_exit,
             control.GroupLeader: self._on_group_leader,
         }
+
+    def set_limits(self, limits: Limits, limit_hit: LimitHit) -> None:
+        """Hold peers to these from now on, and tell `limit_hit` of those that press on one."""
+        self._ties_max = limits.ties_per_peer_max
+        self.guests.limits = limits
+        self.guests.limit_hit = limit_hit
 
     # --- Looking up ---------------------------------------------------------------------------------------------------
 
@@ -280,6 +290,9 @@ class Signals:
         process = self.lookup(record.to)
         if process is None:
             self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
+        elif self._has_many_ties(node):
+            self._tell_of_ties(node)
+            self.outgoing.append((node, control.Exit(record.to, record.sender, a.system_limit)))
         else:
             self.add_remote_link(process, record.sender)
 
@@ -414,6 +427,10 @@ class Signals:
         if process is None:
             self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.noproc)))
             return
+        if self._has_many_ties(node):
+            self._tell_of_ties(node)
+            self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.system_limit)))
+            return
         self._add_remote_watcher(process, reference, Watcher(sender, target))
 
     def tell_watcher(self, process: Process, reference: Reference, reason: Any) -> bool:
@@ -530,6 +547,8 @@ class Signals:
             del self._aliases[alias]
         process.aliases.clear()
         process.waiting = False
+        if self.guests.of:
+            self.guests.left(process)
         self._dying.append(process)
         self.ended.append(process)
 
@@ -636,6 +655,22 @@ class Signals:
         if ties is None:
             ties = self._ties[node] = _Ties()
         return ties
+
+    def may_tie(self, node: Atom) -> bool:
+        """Whether processes of `node` may have one more tie with those here; if not, that is told."""
+        if self._has_many_ties(node):
+            self._tell_of_ties(node)
+            return False
+        return True
+
+    def _has_many_ties(self, node: Atom) -> bool:
+        """All that there may be. Links that processes here have made count too: the table is the same."""
+        ties = self._ties.get(node)
+        return ties is not None and len(ties.watchers) + len(ties.links) >= self._ties_max
+
+    def _tell_of_ties(self, node: Atom) -> None:
+        what = f"its processes want one more link or monitor than {self._ties_max}"
+        self.guests.limit_hit("ties_per_peer_max", node.name, what, "the tie breaks at once, with system_limit")
 
     def _ties_if_any(self, node: Atom) -> _Ties:
         """To take something out: a node that there are no ties with gets no entry."""

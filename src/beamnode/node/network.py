@@ -25,6 +25,7 @@ from beamnode.errors import (
     CookieMismatch,
     EncodeError,
     HandshakeError,
+    LimitExceeded,
     NetworkError,
     NodeNameError,
     NodeNotFound,
@@ -35,8 +36,11 @@ from beamnode.errors import (
 from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
-from beamnode.node.epmd_discovery import Discovery, random_creation
+from beamnode.node.bounds import Bounds
+from beamnode.node.dynamic_names import DynamicNames
+from beamnode.node.epmd_discovery import Discovery
 from beamnode.node.names import NodeName, check_compatible, is_long_host
+from beamnode.node.pending import Excess, Pending
 from beamnode.node.reasons import sendable
 from beamnode.node.runtime import Runtime
 from beamnode.node.session import Session
@@ -48,9 +52,6 @@ from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, Pe
 
 log = logging.getLogger("beamnode.connection")
 
-FAILURES_KEPT_MAX = 256  # reasons of failed connects that `failure` can tell
-DYNAMIC_HOSTS_MAX = 256  # whose peers get a name again that was given there before
-DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
 
 # What the other side is to have even when this node stops while it connects.
 _TO_BE_TOLD = (control.Send, control.RegSend, control.AliasSend, control.Exit, control.Exit2)
@@ -107,13 +108,14 @@ class Network:
         self._discovery = discovery
         self._cookie_for = cookie_for
         self._sessions: set[Session] = set()
-        self._accepting: dict[Session, None] = {}  # accepted, not up (yet), stream still there; the oldest first
+        self.bounds = Bounds(limits, loop.time)
+        self._accepting: Pending[Session] = Pending(limits)  # accepted, not up (yet), stream still there
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
         self.socket_options: dict[str, Value] = {}  # of connections to come
         self.allowed: list[Atom] = []  # nobody said so yet: every node that has the cookie
-        self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
+        self._dynamic_names = DynamicNames(limits.dynamic_names_kept_max)
 
     def join(self, runtime: Runtime, creation: int) -> None:
         """Open, with the runtime that this network carries signals for, and the creation of this life of the node."""
@@ -122,6 +124,7 @@ class Network:
         self.creation = creation
         self.open = True
         signals, spawning = runtime.signals, runtime.spawning
+        signals.set_limits(self.limits, self.bounds.log.hit)
         self._handlers = {
             **signals.handlers,
             control.SpawnRequest: spawning.receive_request,
@@ -197,8 +200,7 @@ class Network:
     def _transmit_later(self, node: Atom, record: control.Record) -> None:
         if type(record) in _NOT_WORTH_DIALLING and self.connections.get(node) is None:
             return
-        if len(self._dialling) >= self.limits.dials_pending_max and self.connections.get(node) is None:
-            log.warning("no connection to %s: %d others are being made", on_one_line(node.name), len(self._dialling))
+        if self.connections.get(node) is None and not self.may_dial(node):
             self.runtime.break_ties(node)
             return
         match self.connections.want(node, _snapshot(record)):
@@ -211,6 +213,18 @@ class Network:
                     self.connections.auto_connect.value,
                 )
                 self.runtime.break_ties(node)
+
+    def may_dial(self, node: Atom) -> bool:
+        """Whether `node` may be dialled because a peer has us do so, and not the program."""
+        limits = self.limits
+        for limit, count in (
+            ("dials_pending_max", len(self._dialling)),
+            ("connections_max", self.connections.up_count),
+        ):
+            if count >= getattr(limits, limit):
+                self.bounds.log.hit(limit, node.name, f"wanted while there are {count} others", "it is not dialled")
+                return False
+        return True
 
     def untold(self, node: Atom, record: control.Record) -> None:
         """`node` cannot be told this, for want of a flag: monitors and spawns get their answer from here."""
@@ -290,17 +304,21 @@ class Network:
     def _accept(self, stream: Stream) -> Session:
         session = Session(self, None)
         self._sessions.add(session)
-        self._accepting[session] = None
+        excess = self._accepting.add(session, stream.peer_address)
         if not self.open:
             session.end(NetworkError("this node is stopping"), abort=True)
-        elif len(self._accepting) > self.limits.handshakes_pending_max:
-            # Not the new one: who floods this port with connections shall not keep others out.
-            oldest = next(iter(self._accepting))
-            log.warning("%d handshakes at a time: closing the oldest, %r", len(self._accepting), oldest)
-            oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
-            oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
-            self._accepting.pop(oldest, None)
+        elif excess is not None:
+            self._close_oldest(excess)
         return session.attach(stream)
+
+    def _close_oldest(self, excess: Excess[Session]) -> None:
+        """Not the new one: who floods this port with connections shall not keep others out."""
+        what = f"{excess.count} handshakes at a time from there, {len(self._accepting)} in all"
+        self.bounds.log.hit(excess.limit, excess.address or "this machine", what, "the oldest of them is closed")
+        oldest = excess.oldest
+        oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
+        oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
+        self._accepting.discard(oldest)
 
     def acceptor(self, now: float) -> Acceptor:
         """The handshake machine of a stream that was accepted."""
@@ -318,12 +336,15 @@ class Network:
     def decide(self, session: Session, machine: Acceptor, peer: PeerNamed) -> None:
         """A peer has said its name: what becomes of its attempt."""
         hidden = not peer.flags & Flag.PUBLISHED
-        name, creation = self._new_dynamic_name(peer.name) if peer.dynamic else (peer.name, 0)
+        name, creation = self._dynamic_names.give(peer.name, self.connections) if peer.dynamic else (peer.name, 0)
         node = Atom(name)
         if not self.is_allowed(node):
             log.warning("refused %s: it is none of the nodes that are allowed here", name)
             machine.refuse(Refusal.NOT_ALLOWED)
             raise NetworkError(f"refused {name}: it is none of the nodes that are allowed here")
+        if self._is_full_for(node):
+            machine.refuse(Refusal.NOT_ALLOWED)
+            raise NetworkError(f"refused {name}: this node has as many connections as it may have")
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
@@ -342,12 +363,25 @@ class Network:
             )
         machine.accept(Accept(accepted.verdict.value), cookie=self._cookie_for(node))
 
+    def _is_full_for(self, node: Atom) -> bool:
+        """Whether there are so many connections that `node`, which is not among them, cannot have one."""
+        count = self.connections.up_count
+        if count < self.limits.connections_max or node in self.connections.channels:
+            return False
+        self.bounds.log.hit(
+            "connections_max", node.name, f"it connects while there are {count} others", "it is refused"
+        )
+        return True
+
     def may_take_over(self, session: Session) -> bool:
         """An accepted peer has proved its cookie. False: not yet (or never); the session is told when."""
         assert session.node is not None
         match self.connections.take_over(session.node, session):
-            case TakeOver.PROCEED:
+            case TakeOver.PROCEED if not self._is_full_for(session.node):
                 return True
+            case TakeOver.PROCEED:
+                full = NetworkError(f"refused {session.node}: this node has as many connections as it may have")
+                self.loop.call_soon(lambda: session.end(full, abort=True))
             case TakeOver.CLOSE_OLD:
                 old = self.connections.channels[session.node]
                 cause = NetworkError(f"{session.node} has connected anew")
@@ -355,15 +389,6 @@ class Network:
             case TakeOver.GONE:
                 self.loop.call_soon(lambda: session.end(HandshakeError("the attempt has lost its claim"), abort=True))
         return False
-
-    def _new_dynamic_name(self, host: str) -> tuple[str, int]:
-        """For a peer that asks for a name: one that was given before at its host, or a random one."""
-        pool = self._dynamic_names.get(host, [])
-        while pool:
-            name, creation = pool.pop()
-            if self.connections.get(Atom(name)) is None:
-                return name, creation
-        return f"{_base36(secrets.randbits(DYNAMIC_NAME_BITS))}@{host}", random_creation()
 
     # --- What sessions tell -------------------------------------------------------------------------------------------
 
@@ -384,7 +409,7 @@ class Network:
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
-        self._accepting.pop(session, None)
+        self._accepting.discard(session)
         self._dialling.discard(session)
         assert session.node is not None
         hidden = not event.flags & Flag.PUBLISHED
@@ -417,6 +442,8 @@ class Network:
         """A session is over, for whatever reason: told once by each."""
         self._sessions.discard(session)
         self._dialling.discard(session)
+        if isinstance(cause, LimitExceeded):
+            self.bounds.log.hit(cause.limit, session.peer_text, str(cause), "its connection is closed")
         if session.node is None:
             _log_stranger(cause)
             return
@@ -428,7 +455,7 @@ class Network:
 
     def stream_gone(self, session: Session) -> None:
         """The stream of a session has ended, now or a while after the session: told once by each that had one."""
-        self._accepting.pop(session, None)
+        self._accepting.discard(session)
 
     def _concede(self, session: Session) -> bool:
         """The peer's own attempt is on its way here: hold the entry open for it, for a while."""
@@ -457,7 +484,8 @@ class Network:
             self.runtime.break_ties(node)
             node_type = a.hidden if entry.hidden else a.visible
             self.runtime.node_monitors.node_down(node, node_type, entry.id, down.reason)
-            self._return_dynamic_name(entry.node, entry.creation, entry.flags)
+            if entry.flags & Flag.NAME_ME:
+                self._dynamic_names.take_back(node, entry.creation)
         else:
             self._note_failure(node, cause)
             self.runtime.break_ties(node)
@@ -468,17 +496,10 @@ class Network:
         if isinstance(down.continues, Session):
             down.continues.continue_after_replaced()
 
-    def _return_dynamic_name(self, node: Atom, creation: int, flags: int) -> None:
-        if flags & Flag.NAME_ME:
-            host = node.name.partition("@")[2]
-            if host not in self._dynamic_names and len(self._dynamic_names) >= DYNAMIC_HOSTS_MAX:
-                del self._dynamic_names[next(iter(self._dynamic_names))]
-            self._dynamic_names.setdefault(host, []).append((node.name, max((creation + 1) & 0xFFFFFFFF, 4)))
-
     def _note_failure(self, node: Atom, cause: BeamnodeError) -> None:
         self._failures.pop(node, None)
         self._failures[node] = cause
-        if len(self._failures) > FAILURES_KEPT_MAX:
+        if len(self._failures) > self.limits.failures_kept_max:
             del self._failures[next(iter(self._failures))]
         _log_failure(node, cause)
 
@@ -558,12 +579,3 @@ def _log_stranger(cause: BeamnodeError) -> None:
         log.warning("closed a connection that did not become a node: %s", cause)
     else:
         log.debug("closed a connection that did not become a node: %s", cause)
-
-
-def _base36(number: int) -> str:
-    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    text = ""
-    while number:
-        number, digit = divmod(number, 36)
-        text = digits[digit] + text
-    return text or "0"
