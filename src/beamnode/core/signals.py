@@ -111,6 +111,10 @@ class Signals:
         process = self._processes.get(serial << 32 | id)
         return process if process is not None and process.pid.creation == creation else None
 
+    def receiver_of(self, to: Pid | Atom | Reference) -> Process | None:
+        """The process of a pid, a registered name or an alias of this node."""
+        return self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
+
     def whereis(self, name: Atom) -> Process | None:
         return self.names.get(name)
 
@@ -281,12 +285,16 @@ class Signals:
             process.add_link(remote)
             self._ties_with(remote.node).links[process.pid, remote] = process
 
+    def forget_link(self, process: Process, remote: Pid) -> None:
+        """The other side's end of a link is not there any more; `process` hears nothing of it."""
+        self._drop_link(process, remote)
+
     def _drop_link(self, process: Process, remote: Pid) -> None:
         process.links.pop(remote, None)
         self._ties_if_any(remote.node).links.pop((process.pid, remote), None)
 
     def _on_link(self, node: Atom, record: control.Link) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is None:
             self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
@@ -297,7 +305,7 @@ class Signals:
             self.add_remote_link(process, record.sender)
 
     def _on_unlink_id(self, node: Atom, record: control.UnlinkId) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is not None:
             entry = process.links.get(record.sender)
@@ -306,7 +314,7 @@ class Signals:
         self.outgoing.append((node, control.UnlinkIdAck(record.id, record.to, record.sender)))
 
     def _on_unlink_id_ack(self, node: Atom, record: control.UnlinkIdAck) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is not None and entry is not None and entry.unlink_id == record.id:
@@ -420,7 +428,7 @@ class Signals:
 
     def remote_monitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
         """`sender` on `node` monitors `target`, who is of this node, or not there."""
-        self._demand_between(node, sender, target)
+        self.demand_between(node, sender, target)
         if reference.node is not node:
             demand_reference(node, reference)
         process = self._find(target)
@@ -459,7 +467,7 @@ class Signals:
 
     def remote_demonitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
         """`sender` on `node` ends its monitor of `target`, if there still is one."""
-        self._demand_between(node, sender, target)
+        self.demand_between(node, sender, target)
         process = self._ties_if_any(node).watchers.pop(reference, None)
         if process is not None:
             process.watchers.pop(reference, None)
@@ -467,7 +475,7 @@ class Signals:
                 self._check_watched(process)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self._ties_if_any(node).monitors.pop(record.ref, None)
         if process is not None:
             self._tell_down(process, record.ref, record.reason)
@@ -586,7 +594,7 @@ class Signals:
             self._tell_down(other, reference, reason)
 
     def _on_exit(self, node: Atom, record: control.Exit) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is None or entry is None:
@@ -597,8 +605,8 @@ class Signals:
 
     def _on_exit2(self, node: Atom, record: control.Exit2) -> None:
         to = record.to
-        self._demand_between(node, record.sender, to)
-        process = self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
+        self.demand_between(node, record.sender, to)
+        process = self.receiver_of(to)
         if process is not None:
             self._exit_signal(process, record.sender, record.reason)
 
@@ -676,7 +684,7 @@ class Signals:
         """To take something out: a node that there are no ties with gets no entry."""
         return self._ties.get(node) or _Ties()
 
-    def _demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
+    def demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
         """A peer makes and breaks ties in the name of its own processes, and with ours only."""
         if type(sender) is Pid and sender.node is not node:
             raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")

@@ -12,8 +12,8 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from beamnode.carriers.base import Carrier, Listener, Stream
 from beamnode.carriers.options import Value
@@ -29,18 +29,23 @@ from beamnode.errors import (
     NetworkError,
     NodeNameError,
     NodeNotFound,
+    NotAllowedByPeer,
     PeerError,
+    ProtocolError,
     RefusedByPeer,
     SetupTimeout,
 )
 from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
+from beamnode.node.allowed import is_allowed
+from beamnode.node.audit import Audit
 from beamnode.node.bounds import Bounds
 from beamnode.node.dynamic_names import DynamicNames
 from beamnode.node.epmd_discovery import Discovery
+from beamnode.node.guard import Gate, GuardedArrivals, SignalGuard
 from beamnode.node.names import NodeName, check_compatible, is_long_host
-from beamnode.node.pending import Excess, Pending
+from beamnode.node.pending import Excess, Pending, source_of
 from beamnode.node.reasons import sendable
 from beamnode.node.runtime import Runtime
 from beamnode.node.session import Session
@@ -69,6 +74,13 @@ _NOT_WORTH_DIALLING = frozenset(
 )
 
 
+# What the audit log has of handshakes that fail: not those that lose against one of the other direction.
+_REFUSALS: Final = {
+    True: (CookieMismatch, NotAllowedByPeer),
+    False: (CookieMismatch, ProtocolError, LimitExceeded, SetupTimeout),
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class NetworkOptions:
     """How this node behaves towards others. Times in seconds; each is named after OTP's kernel parameter."""
@@ -94,6 +106,9 @@ class Network:
         cookie_for: Callable[[Atom], bytes],
         options: NetworkOptions,
         limits: Limits,
+        audit: Audit,
+        gate: Gate | None,
+        allowed: Iterable[Atom],
     ) -> None:
         self.node = node
         self.loop = loop
@@ -114,7 +129,9 @@ class Network:
         self._failures: dict[Atom, BeamnodeError] = {}
         self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
         self.socket_options: dict[str, Value] = {}  # of connections to come
-        self.allowed: list[Atom] = []  # nobody said so yet: every node that has the cookie
+        self.allowed = list(allowed)  # empty: every node that has the cookie
+        self._audit = audit
+        self._gate = gate
         self._dynamic_names = DynamicNames(limits.dynamic_names_kept_max)
 
     def join(self, runtime: Runtime, creation: int) -> None:
@@ -125,8 +142,10 @@ class Network:
         self.open = True
         signals, spawning = runtime.signals, runtime.spawning
         signals.set_limits(self.limits, self.bounds.log.hit)
+        exits = self._audit.around_exits(signals, signals.handlers[control.Exit2])
+        handlers = {**signals.handlers, control.Exit2: exits}
         self._handlers = {
-            **signals.handlers,
+            **(handlers if self._gate is None else SignalGuard(self._gate, signals).around(handlers)),
             control.SpawnRequest: spawning.receive_request,
             control.SpawnReply: spawning.receive_reply,
         }
@@ -265,11 +284,8 @@ class Network:
             session.end(NetworkError(f"cannot connect to {node}: {error!r}"))
 
     def is_allowed(self, node: Atom) -> bool:
-        """Whether `allowed` has the node, its host (`"host"`) or its name (`"name@"`), if it has anything."""
-        if not self.allowed:
-            return True
-        alive, _, host = node.name.partition("@")
-        return any(allowed.name in (node.name, host, f"{alive}@") for allowed in self.allowed)
+        """Whether `allowed` has the node, if it has anything."""
+        return not self.allowed or is_allowed(node, self.allowed)
 
     def initiator(self, node: Atom, now: float) -> Initiator:
         """The handshake machine of a stream that was dialled."""
@@ -339,12 +355,9 @@ class Network:
         name, creation = self._dynamic_names.give(peer.name, self.connections) if peer.dynamic else (peer.name, 0)
         node = Atom(name)
         if not self.is_allowed(node):
-            log.warning("refused %s: it is none of the nodes that are allowed here", name)
-            machine.refuse(Refusal.NOT_ALLOWED)
-            raise NetworkError(f"refused {name}: it is none of the nodes that are allowed here")
+            raise self._not_allowed(session, machine, name, "it is none of the nodes that are allowed here")
         if self._is_full_for(node):
-            machine.refuse(Refusal.NOT_ALLOWED)
-            raise NetworkError(f"refused {name}: this node has as many connections as it may have")
+            raise self._not_allowed(session, machine, name, "this node has as many connections as it may have")
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
@@ -362,6 +375,12 @@ class Network:
                 NetworkError(f"{name} dialled at the same time, and its attempt goes on"), abort=True
             )
         machine.accept(Accept(accepted.verdict.value), cookie=self._cookie_for(node))
+
+    def _not_allowed(self, session: Session, machine: Acceptor, name: str, why: str) -> NetworkError:
+        """Tell the peer so, and the log; who dials on and on, in a line a spell."""
+        machine.refuse(Refusal.NOT_ALLOWED)
+        self._audit.refused_often("connect", name, f"connection at {session.address_text}", why)
+        return NetworkError(f"refused {name}: {why}")
 
     def _is_full_for(self, node: Atom) -> bool:
         """Whether there are so many connections that `node`, which is not among them, cannot have one."""
@@ -405,7 +424,13 @@ class Network:
 
     def inbox(self, peer: Atom) -> Arrivals:
         """What takes all that comes from `peer`."""
+        if self._gate is not None and (self._gate.decides("to_name") or self._gate.decides("monitor")):
+            return GuardedArrivals(self.runtime.signals, peer, self._handlers, self._gate)
         return Arrivals(self.runtime.signals, peer, self._handlers)
+
+    def may_send(self, peer: Atom, name: Atom) -> bool:
+        """Whether the guard lets messages of `peer` through to who is registered as `name`."""
+        return self._gate is None or not self._gate.decides("to_name") or self._gate.may_send(peer, name)
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
@@ -427,6 +452,8 @@ class Network:
             return False
         self._failures.pop(session.node, None)
         log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
+        how = "connection to it" if session.outgoing else "connection"
+        self._audit.allowed("connect", str(session.node), f"{how} at {session.address_text}")
         for record in up.queue:
             try:
                 session.send(record)
@@ -444,6 +471,8 @@ class Network:
         self._dialling.discard(session)
         if isinstance(cause, LimitExceeded):
             self.bounds.log.hit(cause.limit, session.peer_text, str(cause), "its connection is closed")
+        if session.was_shaking_hands and isinstance(cause, _REFUSALS[session.outgoing]):
+            self._audit_failed_handshake(session, cause)
         if session.node is None:
             _log_stranger(cause)
             return
@@ -452,6 +481,12 @@ class Network:
         down = self.connections.down(session.node, session, reason)
         if down is not None:
             self._tell_down(down, cause)
+
+    def _audit_failed_handshake(self, session: Session, cause: BeamnodeError) -> None:
+        """Nothing that such a peer says is proved: all that come from one place are alike, whatever their names."""
+        why = "it does not know the cookie" if isinstance(cause, CookieMismatch) else str(cause)
+        what = f"connection at {session.address_text}"
+        self._audit.refused_often("connect", session.peer_text, what, why, key=source_of(session.peer_address or ()))
 
     def stream_gone(self, session: Session) -> None:
         """The stream of a session has ended, now or a while after the session: told once by each that had one."""
@@ -481,6 +516,7 @@ class Network:
             return
         if down.was_up:
             log.info("connection with %s lost: %s", node, cause)
+            self._audit.ended(node.name, str(cause))
             self.runtime.break_ties(node)
             node_type = a.hidden if entry.hidden else a.visible
             self.runtime.node_monitors.node_down(node, node_type, entry.id, down.reason)

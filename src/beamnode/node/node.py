@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,19 +22,22 @@ from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageErro
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node import collector
+from beamnode.node.allowed import allowed_nodes
+from beamnode.node.asked import Asked
+from beamnode.node.audit import Audit
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, Registration
 from beamnode.node.exposed import (
-    Asked,
     Callee,
     Exposed,
     Policy,
     PolicyHook,
     Run,
 )
+from beamnode.node.guard import Gate, Guard
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
 from beamnode.node.runtime import Runtime, to_atom
@@ -75,6 +78,9 @@ class NodeOptions(TypedDict, total=False):
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
+    guard: Guard | None
+    allowed: Sequence[Name] | None
+    cookies: Mapping[Name, str | bytes | Atom | Cookie] | None
     call_threads: int | None
     call_processes: int | None
 
@@ -97,6 +103,9 @@ class Node:
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
       cookie is trusted, as by `iex`), or a function of the call (`node`, `module`, `function`, `args`) that gives one.
+    - `guard`: a `Guard`, asked before peers spawn, call, send exit signals, send to registered names, and more.
+    - `allowed`: the only nodes to connect with (`"a@h"`, `"h"` for a host, `"a@"` for a name), either way; as `allow`.
+    - `cookies`: those of single nodes, by name; as `set_cookie(cookie, node)`.
     - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
       the CPUs). Threads whose call was given up do not count, up to four times as many in all.
 
@@ -118,6 +127,9 @@ class Node:
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
+        guard: Guard | None = None,
+        allowed: Sequence[Name] | None = None,
+        cookies: Mapping[Name, str | bytes | Atom | Cookie] | None = None,
         call_threads: int | None = None,
         call_processes: int | None = None,
         services: Sequence[Service] = (),
@@ -125,7 +137,8 @@ class Node:
         self._parsed = NodeName.parse(name)
         self._name = self._parsed.atom
         self._cookie = None if cookie is None else Cookie(cookie)
-        self._cookies: dict[Atom, Cookie] = {}
+        self._cookies = {self.checked_name(node): Cookie(each) for node, each in (cookies or {}).items()}
+        self._allowed = allowed_nodes(allowed)
         self._carrier = carrier
         self._discovery = discovery
         self._limits = limits
@@ -138,7 +151,9 @@ class Node:
             net_setuptime=_positive("net_setuptime", net_setuptime),
             strings=strings,
         )
-        self._exposed = Exposed(self._name, policy)
+        self._audit = Audit(self._name)
+        self._gate = None if guard is None else Gate(guard, self._audit)
+        self._exposed = Exposed(self._name, policy, self._audit, self._gate)
         self._workers = Workers(call_threads, call_processes)
         self._spawner = Spawner(self, self._exposed, self._workers)
         self._identities: Identities | None = None
@@ -244,6 +259,9 @@ class Node:
             cookie_for=self._cookie_for,
             options=self._options,
             limits=self._limits,
+            audit=self._audit,
+            gate=self._gate,
+            allowed=self._allowed,
         )
 
     def _go_up(self, network: Network, creation: int) -> None:

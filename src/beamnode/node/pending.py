@@ -64,7 +64,7 @@ class Pending(Generic[Session]):
                 del self._by_address[address]
 
 
-def source_of(address: Address) -> str:
+def source_of(address: Address | tuple[()]) -> str:
     """What counts as one source: an IPv4 address, a network of IPv6; of sockets without addresses, all together."""
     host = str(address[0]) if address else ""
     try:

@@ -86,6 +86,20 @@ class Session:
         return None if self._stream is None else self._stream.peer_address
 
     @property
+    def was_shaking_hands(self) -> bool:
+        """Whether there is or was a stream, and it never came to a channel."""
+        return self._stream is not None and self._channel is None
+
+    @property
+    def address_text(self) -> str:
+        """Where the peer is, for logs."""
+        address = self.peer_address
+        if address is None:
+            return "no address"
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return f"{host}:{address[1]}"
+
+    @property
     def raw_socket(self) -> socket | None:
         """What it goes over, for its options; None where the carrier has none."""
         return getattr(self._stream, "raw_socket", None)

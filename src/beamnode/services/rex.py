@@ -68,13 +68,21 @@ class Rex:
                 if self._work_for(origin, self._answer_c_node, origin, asker, call, leader) is None:
                     _send_result(asker, _NO_ROOM)
             case (Pid() as asker, (a.sbcast, Atom() as name, message)):
-                answer = self._node.name if _pass_on(name, message) else (a.nonexisting_name, name)
+                answer = self._node.name if self._pass_on(origin, name, message) else (a.nonexisting_name, name)
                 send(asker, (a.rex, self._node.name, answer))
             case (Pid() as asker, (a.send, Atom() as name, message)):  # whoever is called `name` answers
-                if not _pass_on(name, (asker, message)):
+                if not self._pass_on(origin, name, (asker, message)):
                     send(asker, (a.rex, self._node.name, (a.nonexisting_name, name)))
             case other:
                 log.info("rex got %s", shown(other))
+
+    def _pass_on(self, origin: Atom, name: Atom, message: Any) -> bool:
+        """A message of `origin` to who is called `name`, which the guard has to let through as if it had come there."""
+        pid = whereis(name)
+        if pid is None or (origin is not self._node.name and not self._node.network.may_send(origin, name)):
+            return False
+        send(pid, message)
+        return True
 
     def _work_for(self, origin: Atom, function: Callable[..., Any], *args: Any) -> Pid | None:
         """A process that works for `origin`; None, and logged, if that has as many as it may have."""
@@ -141,10 +149,3 @@ def _lead(leader: Any, pid: Pid) -> None:
         leader = whereis(leader)
     if isinstance(leader, Pid):
         group_leader(leader, pid)
-
-
-def _pass_on(name: Atom, message: Any) -> bool:
-    pid = whereis(name)
-    if pid is not None:
-        send(pid, message)
-    return pid is not None
