@@ -29,7 +29,7 @@ log = logging.getLogger("beamnode.audit")
 
 Handler = Callable[[Atom, Any], None]
 
-_RUN: Final = ("spawn", "call")  # things that are refused *to* a peer; signals come *from* one
+_PREPOSITIONS: Final = {"spawn": "to", "call": "to", "connect": "with"}  # signals come from a peer
 
 
 class Audit:
@@ -75,8 +75,7 @@ class Audit:
         )
 
     def _line(self, level: int, outcome: str, kind: str, peer: str, what: str, why: str) -> None:
-        preposition = "to" if kind in _RUN else "from"
-        text = on_one_line(f"{outcome} {what} {preposition} {peer}{': ' if why else ''}{why}")
+        text = on_one_line(f"{outcome} {what} {_PREPOSITIONS.get(kind, 'from')} {peer}{': ' if why else ''}{why}")
         log.log(level, "%s", text, extra=self._fields(kind, peer, what, outcome, why))
 
     def _fields(self, kind: str, peer: str, what: str, outcome: str, why: str) -> dict[str, str]:

@@ -379,7 +379,7 @@ class Network:
     def _not_allowed(self, session: Session, machine: Acceptor, name: str, why: str) -> NetworkError:
         """Tell the peer so, and the log; who dials on and on, in a line a spell."""
         machine.refuse(Refusal.NOT_ALLOWED)
-        self._audit.refused_often("connect", name, f"connection at {session.address_text}", why)
+        self._refuse_in_audit(session, name, why)
         return NetworkError(f"refused {name}: {why}")
 
     def _is_full_for(self, node: Atom) -> bool:
@@ -452,8 +452,7 @@ class Network:
             return False
         self._failures.pop(session.node, None)
         log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
-        how = "connection to it" if session.outgoing else "connection"
-        self._audit.allowed("connect", str(session.node), f"{how} at {session.address_text}")
+        self._audit.allowed("connect", str(session.node), _connection_text(session))
         for record in up.queue:
             try:
                 session.send(record)
@@ -483,10 +482,15 @@ class Network:
             self._tell_down(down, cause)
 
     def _audit_failed_handshake(self, session: Session, cause: BeamnodeError) -> None:
+        if isinstance(cause, CookieMismatch):
+            self._refuse_in_audit(session, session.peer_text, "it does not know the cookie")
+        else:
+            self._refuse_in_audit(session, session.peer_text, str(cause), type(cause).__name__)
+
+    def _refuse_in_audit(self, session: Session, name: str, why: str, kind: str = "") -> None:
         """Nothing that such a peer says is proved: all that come from one place are alike, whatever their names."""
-        why = "it does not know the cookie" if isinstance(cause, CookieMismatch) else str(cause)
-        what = f"connection at {session.address_text}"
-        self._audit.refused_often("connect", session.peer_text, what, why, key=source_of(session.peer_address or ()))
+        key = f"{source_of(session.peer_address or ())} {kind or why}"
+        self._audit.refused_often("connect", name, _connection_text(session), why, key)
 
     def stream_gone(self, session: Session) -> None:
         """The stream of a session has ended, now or a while after the session: told once by each that had one."""
@@ -593,6 +597,10 @@ def _snapshot(record: control.Record) -> control.Record:
     if isinstance(record, control.Exit | control.MonitorPExit):
         return dataclasses.replace(record, reason=decode(encode(sendable(record.reason))))
     return record
+
+
+def _connection_text(session: Session) -> str:
+    return f"connection {'to' if session.outgoing else 'from'} {session.address_text}"
 
 
 def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:
