@@ -169,7 +169,9 @@ class EpmdServer:
         if len(self._connections) > self.limits.epmd_connections_max:
             idle = next(known for known in self._connections if not known.registered)  # the new one at the latest
             what = f"{len(self._connections)} connections at a time"
-            self._limit_log.hit("epmd_connections_max", f"epmd at port {self.port}", what, "the oldest idle one is closed")
+            self._limit_log.hit(
+                "epmd_connections_max", f"epmd at port {self.port}", what, "the oldest idle one is closed"
+            )
             self._connections[idle].abort()
 
     def _close_all(self) -> None:
