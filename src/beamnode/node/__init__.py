@@ -6,6 +6,7 @@ What the floors above use of it is named here.
 from beamnode.core.process import AliasKind, Origin, reference_in
 from beamnode.node.asked import Asked
 from beamnode.node.blocking import blocking_body
+from beamnode.node.cookie import conceal
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, INITIAL_CALL, LABEL
@@ -84,6 +85,7 @@ __all__ = [
     "alias",
     "before_shut_down",
     "blocking_body",
+    "conceal",
     "current_body",
     "current_body_or_none",
     "demonitor",

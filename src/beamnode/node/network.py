@@ -55,6 +55,7 @@ from beamnode.wire import control
 from beamnode.wire.channel import Channel
 from beamnode.wire.flags import DEFAULT, Flag
 from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, PeerNamed, Refusal
+from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.connection")
 
@@ -103,7 +104,7 @@ class Network:
         *,
         loop: asyncio.AbstractEventLoop,
         routes: Sequence[Route],
-        cookie_for: Callable[[Atom], bytes],
+        secret_for: Callable[[Atom], Secret],
         options: NetworkOptions,
         limits: Limits,
         audit: Audit,
@@ -120,7 +121,7 @@ class Network:
         self.creation = 0
         self.open = False  # until `join`
         self._routes = routes
-        self._cookie_for = cookie_for
+        self._secret_for = secret_for
         self._sessions: set[Session] = set()
         self.bounds = Bounds(limits, loop.time)
         self._accepting: Pending[Session] = Pending(limits)  # accepted, not up (yet), stream still there
@@ -301,7 +302,7 @@ class Network:
             this_creation=self.creation,
             peer_name=node.name,
             flags=self._flags(),
-            cookie=self._cookie_for(node),
+            cookie=self._secret_for(node),
             challenge=secrets.randbits(32),
             setup_timeout=self.options.net_setuptime,
             now=now,
@@ -378,13 +379,13 @@ class Network:
             raise NetworkError(f"refused {name}: the attempt of this node to connect to it goes on")
         session.node = node
         if peer.dynamic:
-            machine.accept_named(name, creation, cookie=self._cookie_for(node))
+            machine.accept_named(name, creation, cookie=self._secret_for(node))
             return
         if isinstance(accepted.old_owner, Session):
             accepted.old_owner.end(
                 NetworkError(f"{name} dialled at the same time, and its attempt goes on"), abort=True
             )
-        machine.accept(Accept(accepted.verdict.value), cookie=self._cookie_for(node))
+        machine.accept(Accept(accepted.verdict.value), cookie=self._secret_for(node))
 
     def _not_allowed(self, session: Session, machine: Acceptor, name: str, why: str) -> NetworkError:
         """Tell the peer so, and the log; who dials on and on, in a line a spell."""

@@ -25,7 +25,7 @@ from beamnode.node.allowed import allowed_nodes
 from beamnode.node.asked import Asked
 from beamnode.node.audit import Audit
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
-from beamnode.node.cookie import Cookie, load_or_create
+from beamnode.node.cookie import Cookie, conceal, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd_discovery import Discovery
 from beamnode.node.exposed import (
@@ -42,6 +42,7 @@ from beamnode.node.routes import Carriers, Listening, Route, routes_of, settled
 from beamnode.node.runtime import Runtime, to_atom
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
+from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.node")
 
@@ -140,8 +141,11 @@ class Node:
     ) -> None:
         self._parsed = NodeName.parse(name)
         self._name = self._parsed.atom
-        self._cookie = None if cookie is None else Cookie(cookie)
-        self._cookies = {self.checked_name(node): Cookie(each) for node, each in (cookies or {}).items()}
+        given: dict[str, Any] = {"cookie": cookie, "cookies": cookies}
+        cookie = cookies = None  # not to be seen in a traceback
+        conceal(given)
+        self._cookie: Cookie | None = given["cookie"]
+        self._cookies = {self.checked_name(node): each for node, each in (given["cookies"] or {}).items()}
         self._allowed = allowed_nodes(allowed)
         self._routes = routes_of(carrier)
         self._listens = listen
@@ -172,6 +176,8 @@ class Node:
         self._changing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __repr__(self) -> str:
+        if "_network" not in vars(self):  # an error in `__init__`, and a tool that shows variables
+            return "<Node>"
         return f"<Node {self._name}{'' if self.alive else ' stopped'}>"
 
     # --- What it is ---------------------------------------------------------------------------------------------------
@@ -256,7 +262,7 @@ class Node:
             self._name,
             loop=asyncio.get_running_loop(),
             routes=routes,
-            cookie_for=self._cookie_for,
+            secret_for=self._secret_for,
             options=self._options,
             limits=self._limits,
             audit=self._audit,
@@ -495,20 +501,26 @@ class Node:
     def get_cookie(self, node: Name | None = None) -> Atom:
         """The cookie for `node`; that of this node by default."""
         atom = self._name if node is None else _completed(node)
-        return Atom(self._cookie_for(atom).decode("latin-1"))
+        return Atom(self._cookie_for(atom).value.decode("latin-1"))
 
     def set_cookie(self, cookie: str | bytes | Atom, node: Name | None = None) -> None:
         """Use `cookie` with `node` from now on; without one, with every node that has none of its own."""
+        given: dict[str, Any] = {"cookie": cookie}
+        cookie = b""  # not to be seen in a traceback
+        conceal(given)
         if node is None or _completed(node) is self._name:
-            self._cookie = Cookie(cookie)
+            self._cookie = given["cookie"]
         else:
-            self._cookies[self.checked_name(node)] = Cookie(cookie)
+            self._cookies[self.checked_name(node)] = given["cookie"]
 
-    def _cookie_for(self, node: Atom) -> bytes:
-        cookie = self._cookies.get(node, self._cookie)
+    def _cookie_for(self, node: Atom) -> Cookie:
+        cookie: Cookie | None = self._cookies.get(node, self._cookie)
         if cookie is None:
             raise NotAliveError("this node has no cookie yet: start it first, or give it one")
-        return cookie.value
+        return cookie
+
+    def _secret_for(self, node: Atom) -> Secret:
+        return Secret(self._cookie_for(node).value)
 
     # --- Processes ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -154,12 +155,21 @@ class Session:
     # --- The handshake ------------------------------------------------------------------------------------------------
 
     def _step(self, step: Any, *args: Any) -> None:
-        """Run one step of the handshake; what the peer does wrong ends the session, after what is left was sent."""
+        """Run one step of the handshake; what the peer does wrong ends the session, after what is left was sent.
+
+        Errors are kept, and shown, without the frames that they came through: digests are among the variables there.
+        """
         try:
             step(*args)
         except BeamnodeError as error:
             self._write_handshake()
-            self.end(error)
+            error.__context__ = error.__cause__ = None
+            self.end(error.with_traceback(None))
+        except Exception as error:
+            log.error(
+                "closing the connection with %s: an error of this library\n%s", self.peer_text, traceback.format_exc()
+            )
+            self.end(NetworkError(f"an error of this library: {type(error).__name__}"))
 
     def _receive_handshake(self, data: bytes | memoryview) -> None:
         assert self._machine is not None
@@ -374,6 +384,7 @@ class Session:
                 self._stream.abort()
             else:
                 self._stream.close()
+        self._machine = None
         if reason is None:
             reason = Atom(getattr(cause, "reason", None) or "connection_closed")
         self.network.session_ended(self, cause, reason)
