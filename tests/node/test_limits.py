@@ -15,6 +15,7 @@ import pytest
 from test_python_nodes_cluster import HOST, Cluster, expect, play, until
 
 from beamnode import (
+    Epmd,
     Limits,
     Node,
     Pid,
@@ -32,7 +33,6 @@ from beamnode import (
     spawn,
     trap_exit,
 )
-from beamnode.carriers.tcp import Tcp
 from beamnode.errors import NotAllowedByPeer
 from beamnode.limits import MAY_BE_NONE
 from beamnode.node.limit_log import LINES_PER_SPELL, SPELL_SECONDS, SPELLS_MAX, LimitLog, Spells
@@ -266,29 +266,34 @@ def test_two_at_once_are_one_too_many() -> None:
     play(main)
 
 
+class SomeAreSilent(Epmd):
+    """Finds whoever is called `silent...` where somebody takes connections, and says nothing."""
+
+    async def resolve(self, alive: str, host: str) -> tuple[str, int]:
+        return (HOST, self.silent_port) if alive.startswith("silent") else await super().resolve(alive, host)
+
+    silent_port = 0
+
+
 def test_net_kernel_dials_for_peers_within_the_bound(caplog: pytest.LogCaptureFixture) -> None:
     async def main(cluster: Cluster) -> None:
-        never = socket.create_server((HOST, 0))  # takes connections, and says nothing
-        tcp = Tcp(listen_address=HOST)
-        async with cluster.node(limits=Limits(dials_pending_max=3), net_setuptime=1.0, carrier=tcp) as one:
+        silent = socket.create_server((HOST, 0))
+        found = SomeAreSilent(cluster.epmd_port)
+        found.silent_port = silent.getsockname()[1]
+        limits = Limits(dials_pending_max=3)
+        async with cluster.node(limits=limits, net_setuptime=0.5, discovery=found) as one, cluster.node() as two:
+            assert await two.connect(one.name)
 
-            async def resolve(alive: str, host: str) -> tuple[str, int]:
-                return HOST, never.getsockname()[1]
+            async def ask(name: str) -> Any:
+                return await gen.call(("net_kernel", one.name), gen.CALL, (a.connect, a.normal, a[name]), 10)
 
-            async with cluster.node() as two:
-                assert await two.connect(one.name)
-                one.network._discovery.resolve = resolve  # type: ignore[method-assign]
-
-                async def ask(name: str) -> Any:
-                    return await gen.call(("net_kernel", one.name), gen.CALL, (a.connect, a.normal, a[name]), 10)
-
-                asking = [asyncio.ensure_future(two.run_process(ask, f"silent{number}@{HOST}")) for number in range(3)]
-                await until(lambda: len(one.network._dialling) == 3)
-                assert await two.run_process(ask, f"one_more@{HOST}") is False
-                assert await two.run_process(ask, f"silent0@{HOST}") is False  # who waits counts, too
-                assert len(one.network._dialling) == 3
-                assert await asyncio.gather(*asking) == [False] * 3
-        never.close()
+            asking = [asyncio.ensure_future(two.run_process(ask, f"silent{number}@{HOST}")) for number in range(3)]
+            await until(lambda: len(one.network._dialling) == 3)
+            assert await two.run_process(ask, f"one_more@{HOST}") is False
+            assert await two.run_process(ask, f"silent0@{HOST}") is False  # who waits counts, too
+            assert len(one.network._dialling) == 3
+            assert await asyncio.gather(*asking) == [False] * 3
+        silent.close()
 
     play(main)
     check_line(caplog, "dials_pending_max", 3, f"n2@{HOST}")

@@ -69,7 +69,7 @@ class Digests:
 
 def forms_of(raw: bytes) -> Iterator[str]:
     """Of some of it, too: what is quoted may be cut."""
-    for part in (raw[:10], raw[-10:]):
+    for part in (raw[:10], raw[6:16]):
         yield repr(part)[2:-1]
         yield part.hex()
         yield ", ".join(map(str, part))
@@ -200,7 +200,7 @@ def test_nothing_shows_them(digests: Digests, log: Log) -> None:
                 dialled.sendall(say())
                 sockets.append(dialled)
             await until(lambda: one.network._accepting)
-            digests.check(shown_reachable(one, two, three, four, five, loop, asyncio.all_tasks()), "the middle of it")
+            digests.check(shown_reachable(one, four.network), "the middle of it")
             for dialled in sockets[::2]:
                 dialled.close()
             await until(lambda: not one.network._accepting)

@@ -17,7 +17,7 @@ Handlers = Mapping[type, Callable[[Atom, Any], None]]
 class Arrivals:
     """The inbox (`wire.inbox`) of the connection with `peer`. `handlers` has one for every class of record."""
 
-    __slots__ = ("_handlers", "_names", "_peer", "_signals", "demonitor", "last", "monitor", "node")
+    __slots__ = ("_handlers", "_names", "_peer", "_signals", "demonitor", "monitor", "node")
 
     def __init__(self, signals: Signals, peer: Atom, handlers: Handlers) -> None:
         self.node = signals.node
@@ -25,7 +25,6 @@ class Arrivals:
         self._names = signals.names
         self._peer = peer
         self._handlers = handlers
-        self.last: Process | None = None  # who got the last message: where it piles up is seen by looking, now and then
         self.monitor: Callable[[Pid, Pid | Atom, Reference], None] = partial(signals.remote_monitor, peer)
         self.demonitor: Callable[[Pid, Pid | Atom, Reference], None] = partial(signals.remote_demonitor, peer)
 
@@ -44,7 +43,7 @@ class Arrivals:
 
     def _deliver(self, process: Process, message: Any) -> None:
         """`Signals.deliver_from`, with the common case written out: it is there once for every message."""
-        self.last = process
+        self._signals.last_receiver = process
         if process.expected or process.tells_origin:
             self._signals.deliver_from(self._peer, process, message)
             return

@@ -77,6 +77,7 @@ class Signals:
         self._unlink_ids = 0
         self._dying: deque[Process] = deque()
         self._telling = False
+        self.last_receiver: Process | None = None  # of what came from elsewhere: whoever looks now and then sees floods
         self._ties_max = DEFAULT_LIMITS.ties_per_peer_max
         self.guests = Guests()
         self.handlers: dict[type, Callable[[Atom, Any], None]] = {
@@ -185,6 +186,7 @@ class Signals:
 
     def deliver_from(self, node: Atom, process: Process, message: Any) -> None:
         """`deliver` what came through the connection with `node`; an answer that is expected is shown as it is."""
+        self.last_receiver = process
         if process.tells_origin:
             if process.expected and self._fill_slot(process, message):
                 return

@@ -269,7 +269,8 @@ class Session:
             runtime.end_turn()
         if self._throttle is not None:
             self._maybe_pause(self._throttle, channel)
-        last, inbox.last = inbox.last, None
+        signals = runtime.signals
+        last, signals.last_receiver = signals.last_receiver, None
         if last is not None and len(last.mailbox) >= self._mailbox_mark:
             self.network.bounds.crowded(last, self.node)
 
