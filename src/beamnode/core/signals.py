@@ -383,13 +383,17 @@ class Signals:
         """A monitor that a remote `pid` asked for together with the spawn of `process`."""
         self._add_remote_watcher(process, reference, Watcher(pid, process.pid))
 
-    def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> None:
+    def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> bool:
+        """False: nothing was added, because the peer has all the ties that it may have."""
         ties = self._ties_with(watcher.pid.node)
+        if len(ties.watchers) + len(ties.links) >= self._ties_max:
+            return False
         before = ties.watchers.setdefault(reference, process)
         if before is not process:  # a peer must not use a reference twice; if it does, the later one counts
             del before.watchers[reference]
             ties.watchers[reference] = process
         process.add_watcher(reference, watcher)
+        return True
 
     def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
         """Tell the watched side that the monitor is gone."""
@@ -437,11 +441,9 @@ class Signals:
         if process is None:
             self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.noproc)))
             return
-        if self._has_many_ties(node):
+        if not self._add_remote_watcher(process, reference, Watcher(sender, target)):
             self._tell_of_ties(node)
             self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.system_limit)))
-            return
-        self._add_remote_watcher(process, reference, Watcher(sender, target))
 
     def tell_watcher(self, process: Process, reference: Reference, reason: Any) -> bool:
         """To the holder of one monitor `process` ends with `reason`; to everybody else it lives on.
