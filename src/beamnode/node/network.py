@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from beamnode.carriers.base import Listener, Stream
 from beamnode.carriers.options import Value
@@ -23,16 +23,10 @@ from beamnode.core.arrivals import Arrivals
 from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, NodesKind, TakeOver, Verdict, Want
 from beamnode.errors import (
     BeamnodeError,
-    CookieMismatch,
     EncodeError,
     HandshakeError,
-    LimitExceeded,
     NetworkError,
-    NodeNameError,
     NodeNotFound,
-    NotAllowedByPeer,
-    PeerError,
-    ProtocolError,
     RefusedByPeer,
     SetupTimeout,
 )
@@ -42,10 +36,11 @@ from beamnode.limits import Limits
 from beamnode.node.allowed import is_allowed
 from beamnode.node.audit import Audit
 from beamnode.node.bounds import Bounds
+from beamnode.node.connection_log import ConnectionLog
 from beamnode.node.dynamic_names import DynamicNames
 from beamnode.node.guard import Gate, GuardedArrivals, SignalGuard
 from beamnode.node.names import NodeName, check_compatible, is_long_host
-from beamnode.node.pending import Excess, Pending, source_of
+from beamnode.node.pending import Excess, Pending
 from beamnode.node.reasons import sendable
 from beamnode.node.routes import Route
 from beamnode.node.runtime import Runtime
@@ -74,13 +69,6 @@ _NOT_WORTH_DIALLING = frozenset(
         control.SpawnReply,
     }
 )
-
-
-# What the audit log has of handshakes that fail: not those that lose against one of the other direction.
-_REFUSALS: Final = {
-    True: (CookieMismatch, NotAllowedByPeer),
-    False: (CookieMismatch, ProtocolError, LimitExceeded, SetupTimeout),
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,6 +119,7 @@ class Network:
         self.socket_options: dict[str, Value] = {}  # of connections to come
         self.allowed = list(allowed)  # empty: every node that has the cookie
         self._audit = audit
+        self._said = ConnectionLog(audit, self.bounds, loop.time)
         self._gate = gate
         self._dynamic_names = DynamicNames(limits.dynamic_names_kept_max)
 
@@ -390,7 +379,7 @@ class Network:
     def _not_allowed(self, session: Session, machine: Acceptor, name: str, why: str) -> NetworkError:
         """Tell the peer so, and the log; who dials on and on, in a line a spell."""
         machine.refuse(Refusal.NOT_ALLOWED)
-        self._refuse_in_audit(session, name, why)
+        self._said.refused(session, name, why)
         return NetworkError(f"refused {name}: {why}")
 
     def _is_full_for(self, node: Atom) -> bool:
@@ -462,8 +451,7 @@ class Network:
         if up is None:
             return False
         self._failures.pop(session.node, None)
-        log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
-        self._audit.allowed("connect", str(session.node), _connection_text(session))
+        self._said.connected(session, hidden)
         for record in up.queue:
             try:
                 session.send(record)
@@ -479,29 +467,15 @@ class Network:
         """A session is over, for whatever reason: told once by each."""
         self._sessions.discard(session)
         self._dialling.discard(session)
-        if isinstance(cause, LimitExceeded):
-            self.bounds.log.hit(cause.limit, session.peer_text, str(cause), "its connection is closed")
-        if session.was_shaking_hands and isinstance(cause, _REFUSALS[session.outgoing]):
-            self._audit_failed_handshake(session, cause)
+        self._said.ended(session, cause)
         if session.node is None:
-            _log_stranger(cause)
+            self._said.stranger(session, cause)
             return
         if session.outgoing and isinstance(cause, RefusedByPeer) and self._concede(session):
             return
         down = self.connections.down(session.node, session, reason)
         if down is not None:
-            self._tell_down(down, cause)
-
-    def _audit_failed_handshake(self, session: Session, cause: BeamnodeError) -> None:
-        if isinstance(cause, CookieMismatch):
-            self._refuse_in_audit(session, session.peer_text, "it does not know the cookie")
-        else:
-            self._refuse_in_audit(session, session.peer_text, str(cause), type(cause).__name__)
-
-    def _refuse_in_audit(self, session: Session, name: str, why: str, kind: str = "") -> None:
-        """Nothing that such a peer says is proved: all that come from one place are alike, whatever their names."""
-        key = f"{source_of(session.peer_address or ())} {kind or why}"
-        self._audit.refused_often("connect", name, _connection_text(session), why, key)
+            self._tell_down(down, cause, session)
 
     def stream_gone(self, session: Session) -> None:
         """The stream of a session has ended, now or a while after the session: told once by each that had one."""
@@ -522,16 +496,15 @@ class Network:
         self.loop.call_later(self.options.net_setuptime, give_up)
         return True
 
-    def _tell_down(self, down: Down, cause: BeamnodeError) -> None:
+    def _tell_down(self, down: Down, cause: BeamnodeError, session: Session | None = None) -> None:
         node, entry = down.connection.node, down.connection
         if down.kind is DownKind.CONTENDER_LEFT:
-            _log_failure(node, cause)
+            self._said.failed(node, cause, session)
             for waiter in down.waiting:
                 _settle(waiter, True)
             return
         if down.was_up:
-            log.info("connection with %s lost: %s", node, cause)
-            self._audit.ended(node.name, str(cause))
+            self._said.lost(node, cause)
             self.runtime.break_ties(node)
             node_type = a.hidden if entry.hidden else a.visible
             self.runtime.node_monitors.node_down(node, node_type, entry.id, down.reason)
@@ -539,6 +512,7 @@ class Network:
                 self._dynamic_names.take_back(node, entry.creation)
         else:
             self._note_failure(node, cause)
+            self._said.failed(node, cause, session)
             self.runtime.break_ties(node)
             self.runtime.node_monitors.tell_watchers(node)
             for waiter in down.waiting:
@@ -552,7 +526,6 @@ class Network:
         self._failures[node] = cause
         if len(self._failures) > self.limits.failures_kept_max:
             del self._failures[next(iter(self._failures))]
-        _log_failure(node, cause)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -610,27 +583,6 @@ def _snapshot(record: control.Record) -> control.Record:
     return record
 
 
-def _connection_text(session: Session) -> str:
-    return f"connection {'to' if session.outgoing else 'from'} {session.address_text}"
-
-
 def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:
     if not waiter.done():
         waiter.set_result(answer)
-
-
-def _log_failure(node: Atom, cause: BeamnodeError) -> None:
-    """A node that is not there is an everyday thing, as in OTP; a wrong cookie or a broken peer is not."""
-    level = logging.INFO
-    if isinstance(cause, CookieMismatch):
-        level = logging.ERROR
-    elif isinstance(cause, PeerError | SetupTimeout | NodeNameError):
-        level = logging.WARNING
-    log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
-
-
-def _log_stranger(cause: BeamnodeError) -> None:
-    if isinstance(cause, PeerError | SetupTimeout):
-        log.warning("closed a connection that did not become a node: %s", cause)
-    else:
-        log.debug("closed a connection that did not become a node: %s", cause)
