@@ -51,6 +51,10 @@ class Limits:
 
     # the services
     io_requests_max: int = 4096  # to `user`: questions that wait for input, and requests that wait for their asker
+    global_names_max: int = 256 * KIB  # in the table of global names
+    global_locks_max: int = 64 * KIB  # holders of global locks on this node, together
+    global_waiters_max: int = 1024  # calls of `global` that wait for nodes, of each kind
+    global_unconnected_max: int = 1024  # nodes that `global` has heard of and is not connected with
 
     # epmd
     epmd_request_bytes_max: int = 2 * KIB  # an ALIVE2_REQ with the longest name and some extra

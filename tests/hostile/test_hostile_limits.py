@@ -123,7 +123,7 @@ def test_a_flood_is_read_as_fast_as_allowed_and_the_others_as_ever(victim: Victi
 
         def flood() -> None:
             nonlocal sent
-            while sent < 4 * SIGNALS and attacker.write(data):
+            while sent < 2 * SIGNALS and attacker.write(data):
                 sent += 1000
 
         thread = threading.Thread(target=flood, daemon=True)
@@ -132,7 +132,7 @@ def test_a_flood_is_read_as_fast_as_allowed_and_the_others_as_ever(victim: Victi
         for _ in range(3):
             victim.check()
         thread.join(60)
-        assert sent == 4 * SIGNALS
+        assert sent == 2 * SIGNALS
         assert attacker.answers(30)
     assert len(limit_lines(victim, "signals_per_second_max")) == 1
 
