@@ -39,10 +39,14 @@ class Audit:
         self._node = node.name
         self._spells = Spells(monotonic)
 
+    @staticmethod
+    def tells_of_allowed() -> bool:
+        """Whether the log is so detailed: where the words for it would cost something."""
+        return log.isEnabledFor(logging.INFO)
+
     def allowed(self, kind: str, peer: str, what: str) -> None:
         """What a peer wanted is done."""
-        if log.isEnabledFor(logging.INFO):
-            self._line(logging.INFO, "allowed", kind, peer, what, "")
+        self._line(logging.INFO, "allowed", kind, peer, what, "")
 
     def refused(self, kind: str, peer: str, what: str, why: str) -> None:
         """It is not."""
@@ -61,7 +65,7 @@ class Audit:
         def exit_signal(node: Atom, record: control.Exit2) -> None:
             process = signals.receiver_of(record.to)
             handler(node, record)
-            if process is not None and log.isEnabledFor(logging.INFO):
+            if process is not None and self.tells_of_allowed():
                 self.allowed("exit", plain(node), exit_text(process, record.sender, record.reason))
 
         return exit_signal

@@ -160,7 +160,7 @@ class Exposed:
         return self._gate is None or asked.node is self._node or self._gate.may_run(kind, asked)
 
     def _allowed(self, asked: Asked, kind: Kind) -> None:
-        if asked.node is not self._node:
+        if asked.node is not self._node and self._audit.tells_of_allowed():
             self._audit.allowed(kind, plain(asked.node), str(asked))
 
     def _refused(self, asked: Asked, kind: Kind, why: str) -> None:
