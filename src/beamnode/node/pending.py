@@ -65,12 +65,14 @@ class Pending(Generic[Session]):
 
 
 def source_of(address: Address | tuple[()]) -> str:
-    """What counts as one source: an IPv4 address, a network of IPv6; of sockets without addresses, all together."""
+    """What counts as one source: an IPv4 address, a network of IPv6. What has no such address, all together: whoever
+    dials a Unix socket may choose a path of its own each time.
+    """
     host = str(address[0]) if address else ""
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host
+        return ""
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
     if ip.ipv4_mapped is not None:
