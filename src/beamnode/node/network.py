@@ -36,6 +36,7 @@ from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
 from beamnode.node.epmd_discovery import Discovery, random_creation
+from beamnode.node.keep_alive import KeepAlive
 from beamnode.node.names import NodeName, check_compatible, is_long_host
 from beamnode.node.reasons import sendable
 from beamnode.node.runtime import Runtime
@@ -78,6 +79,7 @@ class NetworkOptions:
     net_tickintensity: int = 4
     net_setuptime: float = 7.0
     strings: bool = False  # decode binaries that are valid UTF-8 to str
+    blocked_warning: float | None = 1.0
 
 
 class Network:
@@ -111,6 +113,7 @@ class Network:
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
+        self.keep_alive = KeepAlive(self, options.blocked_warning)
         self.socket_options: dict[str, Value] = {}  # of connections to come
         self.allowed: list[Atom] = []  # nobody said so yet: every node that has the cookie
         self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
