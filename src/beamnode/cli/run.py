@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import beamnode.sync as sync
     from beamnode.cli.shell import node_options
+    from beamnode.node.termination import Terminated
 
     argv: list[str] = arguments.program
     is_file = _prepare(argv)
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         while arguments.stay:
             try:
                 signal.pause()
-            except SystemExit:  # SIGTERM, which is what it stayed for
+            except Terminated:  # what it stayed for
                 return 0
     return 0
 

@@ -362,7 +362,7 @@ class Node:
         block.finish(None if killed else error)
         await self.shut_down()
         if self._terminated and (error is None or isinstance(error, asyncio.CancelledError | ProcessExit)):
-            raise SystemExit(termination.STATUS) from None
+            raise termination.Terminated from None
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             where = None if error is None else error.__traceback__  # what the block was doing then
             raise ProcessExit(reason).with_traceback(where) from None
@@ -395,8 +395,8 @@ class Node:
             self._shut_down_soon().add_done_callback(self._exit)
 
     def _exit(self, _done: object) -> None:
-        if termination.alone(self):
-            raise SystemExit(termination.STATUS)
+        if termination.may_end():
+            raise termination.Terminated
 
     async def _close_floors(self) -> None:
         """What floors above want done while all processes are there (`before_shut_down`)."""

@@ -3,7 +3,7 @@
 What the end of `async with Node` does is done: the body is cancelled, supervision trees end in their order, peers see
 their connections closed, epmd gets the name back. The handler is that of the whole Python process: it is taken only
 where nobody has one (the default action is in force) and in the main thread, and is given back with the last node. The
-leaving has `SECONDS_MAX`; a second SIGTERM ends the program at once, and so does the first one in a forked child.
+leaving has `SECONDS_MAX`; a second SIGTERM ends the program at once. A forked child is as if nobody had a handler.
 
 The status is what shells report of a program that SIGTERM ended: who waits for it sees that it was interrupted.
 Source: erl_signal_server.erl, whose answer to `sigterm` is `init:stop()`.
@@ -26,27 +26,36 @@ STATUS: Final = 128 + signal.SIGTERM
 SECONDS_MAX: Final = 30.0  # trees have 10 of them, bodies 5, connections 5
 
 
+class Terminated(SystemExit):
+    """SIGTERM ends the program; raised where its nodes have left, or leave by way of it."""
+
+    def __init__(self) -> None:
+        super().__init__(STATUS)
+
+
 class _Termination:
     """The handler, while it is ours, and whom it tells."""
 
     def __init__(self) -> None:
         self._leave: dict[object, Callable[[], None]] = {}
-        self._owner = 0  # the process of the operating system
+        self._hooked = False
+        self._forking = threading.local()  # `mask`: the signals that a thread which forks had blocked
         self._limit: threading.Timer | None = None
+        self._ends = False
 
     def add(self, node: object, leave: Callable[[], None]) -> None:
         """A node is up: have `leave` called, in the handler, which is in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
-        if not self._leave or self._owner != os.getpid():
+        if not self._leave:
             if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
                 return
             try:
                 signal.signal(signal.SIGTERM, self._handle)
             except ValueError:  # not in the main interpreter
                 return
-            self._leave.clear()
-            self._owner = os.getpid()
+            self._ends = False
+            self._watch_forks()
         self._leave[node] = leave
 
     def remove(self, node: object) -> None:
@@ -60,12 +69,34 @@ class _Termination:
             if signal.getsignal(signal.SIGTERM) == self._handle:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def alone(self, node: object) -> bool:
-        """Whether no other node has to leave."""
-        return not self._leave.keys() - {node}
+    def _watch_forks(self) -> None:
+        """A forked child does not have the handler. It is no node, and Python forgets signals that come as it forks."""
+        if not self._hooked:
+            self._hooked = True
+            os.register_at_fork(before=self._block, after_in_parent=self._unblock, after_in_child=self._begin_child)
+
+    def _block(self) -> None:
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+
+    def _begin_child(self) -> None:
+        self._leave.clear()
+        self._limit = None
+        if signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._unblock()
+
+    def may_end(self) -> bool:
+        """Whether all have left: true once, so that nothing raises `Terminated` into what the first one has begun."""
+        if self._leave or self._ends:
+            return False
+        self._ends = True
+        return True
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._limit is not None or not self._leave or self._owner != os.getpid():
+        if self._limit is not None or not self._leave:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -86,4 +117,4 @@ _termination: Final = _Termination()
 
 add = _termination.add
 remove = _termination.remove
-alone = _termination.alone
+may_end = _termination.may_end

@@ -104,7 +104,7 @@ class Node:
     def _on_sigterm(self) -> None:
         """In the main thread, whatever that does: leave as `sys.exit` does, through the `with` block or `atexit`."""
         if not self._stopping:
-            raise SystemExit(termination.STATUS)
+            raise termination.Terminated
 
     def _stop_at_exit(self) -> None:
         if self._started_by == os.getpid():
