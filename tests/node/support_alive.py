@@ -1,9 +1,9 @@
 """Run as a program: a node of ours in a process of its own that is blocked, stopped or ended, and says what it hears.
 
-    python support_alive.py NAME COOKIE EPMD_PORT PEER NET_TICKTIME
+    python support_alive.py NAME COOKIE EPMD_PORT PEER NET_TICKTIME [visible]
 
-It connects to PEER, hidden, and prints `up`. Its process `alive` answers `{From, Request}` with `{Request, Answer}`:
-`watch` links and monitors From; `told` gives what else it was sent, in order; `{block, Seconds}` blocks the loop.
+It connects to PEER, hidden if not told otherwise, and prints `up`. Its process `alive` answers `{From, Request}` with
+`{Request, Answer}`: `watch` links and monitors From; `told` gives what else it was sent, in order; `{block, Seconds}` blocks the loop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from beamnode import Epmd, Node, Pid, a, link, monitor, receive, register, self, send, trap_exit
 
 
-async def main(name: str, cookie: str, epmd_port: str, peer: str, net_ticktime: str) -> None:
-    discovery = Epmd(int(epmd_port))
-    async with Node(name, cookie=cookie, discovery=discovery, hidden=True, net_ticktime=float(net_ticktime)) as node:
+async def main(
+    name: str, cookie: str, epmd_port: str, peer: str, net_ticktime: str, visibility: str = "hidden"
+) -> None:
+    discovery, hidden = Epmd(int(epmd_port)), visibility == "hidden"
+    async with Node(name, cookie=cookie, discovery=discovery, hidden=hidden, net_ticktime=float(net_ticktime)) as node:
         register("alive", self())
         trap_exit()
         assert await node.connect(peer) is True
