@@ -3,7 +3,7 @@
     python support_alive.py NAME COOKIE EPMD_PORT PEER NET_TICKTIME [visible]
 
 It connects to PEER, hidden if not told otherwise, and prints `up`. Its process `alive` answers `{From, Request}` with
-`{Request, Answer}`: `watch` links and monitors From; `told` gives what else it was sent, in order; `{block, Seconds}` blocks the loop.
+`{Request, Answer}`: `watch` links and monitors From; `told` gives what else it was sent; `{block, Seconds}` blocks.
 """
 
 from __future__ import annotations
