@@ -162,15 +162,18 @@ class SocketStream:
             chunks = _with_small_ones_joined(chunks)
             if not chunks:
                 return
+        writing = self._writing
+        writing.acquire()  # `with` takes twice the time
         try:
-            with self._writing:
-                if self._unsent is None:
-                    self._send_at_once(chunks)
-                else:
-                    self._unsent.extend(chunks)
-                    self._unsent_bytes += sum(map(len, chunks))
+            if self._unsent is None:
+                self._send_at_once(chunks)
+            else:
+                self._unsent.extend(chunks)
+                self._unsent_bytes += sum(map(len, chunks))
         except OSError as error:
             self._end(error)
+        finally:
+            writing.release()
         if self._unsent_bytes > WRITE_HIGH_BYTES:
             self._maybe_pause_writing()
 

@@ -10,7 +10,7 @@ answer again and again. As long as none comes:
 
 Nothing is done for this when messages come or go. It is a thread of this Python process on purpose: one that is stopped
 (SIGSTOP) or hangs as a whole falls silent, and is taken for dead. So does one in which an extension keeps Python's lock
-(the GIL) all the time: nothing of Python runs then.
+(the GIL) all the time: nothing of Python runs then. A handshake is not helped: it has `net_setuptime`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ class _Watch:
         self._loop_thread = threading.get_ident()
         self._depth = 0  # of the loop's own frames, below those of what it runs
         self._loop.call_soon(self._answer)
-        threading.Thread(target=self._run, name=f"beamnode keeps {network.node} alive", daemon=True).start()
+        thread = threading.Thread(target=self._run, name=f"beamnode keeps {network.node} alive", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.warning("nothing keeps the connections of %s alive while its loop is blocked: %s", network.node, error)
 
     # --- The loop's thread --------------------------------------------------------------------------------------------
 
@@ -148,8 +152,8 @@ class _Watch:
             self._warn(asked, blocked)
 
     def _warn(self, asked: float, blocked: float) -> None:
-        frames = self._frames()
-        if not frames:  # the loop waits in the system, or has no turn of the processor: nobody to blame
+        frames = self._frames() if self._loop.is_running() else []
+        if not frames:  # it is not run now, or waits in the system, or has no turn of the processor: nobody to blame
             return
         who, line, stack = who_runs(self._loop, self._network.runtime), line_of(frames), shown_stack(frames)
         with self._state:
