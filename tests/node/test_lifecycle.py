@@ -170,8 +170,8 @@ def test_a_node_whose_loop_has_ended_is_stopped_and_can_be_started() -> None:
             "D", (), {"listen_port": lambda *_: 0, "register": staticmethod(register), "resolve": None}
         )()
         await node.start()
-        assert node._listener is not None
-        await node._listener.close()  # as the end of the program would
+        assert node._listening is not None
+        await node._listening.stop_accepting()  # as the end of the program would
 
     asyncio.run(forget())
     assert not node.alive

@@ -18,7 +18,6 @@ from beamnode import (
     NodeNameError,
     SpawnError,
     StaticPorts,
-    Unlisted,
     UsageError,
     a,
     demonitor,
@@ -282,11 +281,12 @@ def test_static_ports_without_epmd() -> None:
     play(main)
 
 
-def test_unlisted_nodes_dial_and_are_not_found() -> None:
+def test_a_node_that_does_not_listen_dials_and_is_not_found() -> None:
     async def main(cluster: Cluster) -> None:
         async with cluster.node("one") as one:
-            shy = cluster.node("shy", discovery=Unlisted(Epmd(cluster.epmd_port)))
+            shy = cluster.node("shy", listen=False)
             await shy.start()
+            assert (shy.listen_address, shy.hidden) == (None, True)
             assert await cluster.registered() == ["one"]
             assert await shy.ping(one.name) is a.pong
             assert await one.ping(shy.name) is a.pong

@@ -122,7 +122,7 @@ def test_a_stalled_attempt_gives_way() -> None:
         one, two = in_memory()
         await start_in_memory(one, two)
         assert await one.connect(two.name)
-        network = one._carrier.network  # type: ignore[union-attr]
+        network = one._routes[0].carrier.network  # type: ignore[attr-defined]
         network.stall("one", "two")
         await two.disconnect(one.name)  # which `one` does not hear
         dialling = asyncio.create_task(two.connect(one.name))

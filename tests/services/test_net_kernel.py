@@ -87,8 +87,8 @@ def test_its_state_has_the_shape_of_otp() -> None:
         assert list(state[6].values()) == list(state[7].values()) == [second.name]
         assert isinstance(next(iter(state[6])), Pid)
         assert isinstance(next(iter(state[7])), Port)
-        address = (a.net_address, (list(b"h"), first.listen_address[1]), list(b"h"), a.tcp, a.inet)
-        listen = (a.listen, Port(first.name, 0, first.creation), pid, address, a.inet_tcp_dist)
+        address = (a.net_address, (list(b"h"), first.listen_address[1]), list(b"h"), a.memory, a.inet)
+        listen = (a.listen, Port(first.name, 0, first.creation), pid, address, a.inet_memory_dist)
         assert state[8:] == ({}, [listen], [], 0, {}, a.net_sup, {})
         assert (await sys.get_state("net_kernel"))[6] == state[6]  # owners stay who they are
 

@@ -122,11 +122,22 @@ class Carrier(Protocol):
     def handshake_length_bytes(self) -> int:
         """Size of the length before each frame of the handshake: 2, but 4 on TLS (WIRE.md 2.0)."""
 
-    async def listen(self, accept: ReceiverFactory) -> Listener:
-        """Accept connections from now on, each with the receiver that `accept` gives. Raises `NetworkError`."""
+    @property
+    def by_name(self) -> bool:
+        """Whether a node's name alone says where it is: then nobody is asked for its port, which is 0."""
 
-    async def dial(self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float) -> Stream:
-        """Connect, within `timeout` seconds.
+    async def listen(self, accept: ReceiverFactory, *, node: str = "") -> Listener:
+        """Accept connections from now on, each with the receiver that `accept` gives. Raises `NetworkError`.
+
+        `node` is the name of the node that listens, for carriers that make a place or a certificate of it.
+        """
+
+    async def dial(
+        self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float, node: str = ""
+    ) -> Stream:
+        """Connect, within `timeout` seconds, to `host` and `port`, or with `by_name` to where `node` is.
+
+        `node` is the name of the node that is meant, for carriers that find it by that, or check who answers.
 
         Raises `NodeNotFound` when there is no such host, `SetupTimeout` when the time is over, else `NetworkError`.
         """

@@ -119,16 +119,19 @@ class Memory:
 
     name = "memory"
     handshake_length_bytes = 2
+    by_name = False
 
     def __init__(self, network: MemoryNetwork, host: str) -> None:
         self.network = network
         self.host = host
 
-    async def listen(self, accept: ReceiverFactory) -> MemoryListener:
+    async def listen(self, accept: ReceiverFactory, *, node: str = "") -> MemoryListener:
         """Listen on the next port of the network."""
         return self.network.listen((self.host, self.network.next_port()), accept)
 
-    async def dial(self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float) -> Stream:
+    async def dial(
+        self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float, node: str = ""
+    ) -> Stream:
         """Connect to a listener on another host, or on this one. Errors: see `Carrier.dial`."""
         try:
             async with asyncio.timeout(timeout):

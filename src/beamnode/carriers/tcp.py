@@ -29,6 +29,7 @@ class Tcp:
 
     name = "tcp"
     handshake_length_bytes = 2
+    by_name = False
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Tcp:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(family={self.family.name}, listen_ports={self.listen_ports!r})"
 
-    async def listen(self, accept: ReceiverFactory) -> SocketListener:
+    async def listen(self, accept: ReceiverFactory, *, node: str = "") -> SocketListener:
         """Bind the first free port of `listen_ports` and accept connections on it. Raises `NetworkError`."""
         listening = self._bind_first(await self._resolved_listen_host())
         try:
@@ -59,7 +60,9 @@ class Tcp:
             listening.close()
             raise
 
-    async def dial(self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float) -> Stream:
+    async def dial(
+        self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float, node: str = ""
+    ) -> Stream:
         """Connect to the first address of `host` that answers, within `timeout` seconds. Errors: see `Carrier.dial`."""
         where = format_address((host, port))
         if not 0 <= port <= 65535:

@@ -42,13 +42,13 @@ async def _ping(target: str, cookie: str | None, timeout: float) -> tuple[str, s
     import logging
 
     from beamnode.etf import a
-    from beamnode.node import Epmd, Unlisted
+    from beamnode.node import Epmd
     from beamnode.services.node import Node
 
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
     logging.getLogger("beamnode").propagate = False
-    discovery = Unlisted(Epmd.from_environment())
-    async with Node(own_name(target, "ping"), cookie=cookie, hidden=True, discovery=discovery) as node:
+    discovery = Epmd.from_environment()
+    async with Node(own_name(target, "ping"), cookie=cookie, listen=False, discovery=discovery) as node:
         try:
             async with asyncio.timeout(timeout):
                 if await node.ping(target) is a.pong:

@@ -59,7 +59,7 @@ async def _rpc(arguments: argparse.Namespace) -> Any:
     import logging
 
     from beamnode.cli.ping import own_name
-    from beamnode.node import Epmd, Unlisted
+    from beamnode.node import Epmd
     from beamnode.services.node import Node
 
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
@@ -67,8 +67,8 @@ async def _rpc(arguments: argparse.Namespace) -> Any:
     node = Node(
         own_name(arguments.node, "rpc"),
         cookie=arguments.cookie,
-        hidden=True,
-        discovery=Unlisted(Epmd.from_environment()),
+        listen=False,
+        discovery=Epmd.from_environment(),
         policy="nothing",
         strings=True,
     )

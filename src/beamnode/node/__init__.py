@@ -9,7 +9,7 @@ from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, INITIAL_CALL, LABEL
 from beamnode.node.epmd import Epmd
-from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts, Unlisted
+from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts
 from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
 from beamnode.node.functions import (
     Timer,
@@ -47,6 +47,7 @@ from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
+from beamnode.node.routes import Carriers, Route
 from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere
@@ -59,6 +60,7 @@ __all__ = [
     "AliasKind",
     "Asked",
     "Callee",
+    "Carriers",
     "Discovery",
     "Epmd",
     "FixedPort",
@@ -69,11 +71,11 @@ __all__ = [
     "PolicyHook",
     "RaisedElsewhere",
     "Refused",
+    "Route",
     "Service",
     "StaticPorts",
     "TaggedMessages",
     "Timer",
-    "Unlisted",
     "alias",
     "before_shut_down",
     "blocking_body",

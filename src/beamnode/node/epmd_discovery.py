@@ -113,27 +113,6 @@ class StaticPorts:
         return (host, place) if isinstance(place, int) else place
 
 
-class Unlisted:
-    """Find others as `discovery` does, but do not be found: for a node that only dials, like `beamnode ping`."""
-
-    def __init__(self, discovery: Discovery) -> None:
-        self.discovery = discovery
-
-    def listen_port(self, alive: str, host: str) -> int:
-        """Tell what `discovery` does."""
-        return self.discovery.listen_port(alive, host)
-
-    async def register(
-        self, alive: str, host: str, port: int, *, hidden: bool = False, family: socket.AddressFamily | None = None
-    ) -> FixedRegistration:
-        """Give a random creation. Nobody is told."""
-        return FixedRegistration()
-
-    async def resolve(self, alive: str, host: str) -> tuple[str, int]:
-        """Tell what `discovery` knows."""
-        return await self.discovery.resolve(alive, host)
-
-
 def random_creation() -> int:
     """Draw a creation, 4 to 2^32-1: a node without epmd makes its own (net_kernel: create_creation)."""
     return CREATION_MIN + secrets.randbelow(CREATION_MAX - CREATION_MIN + 1)

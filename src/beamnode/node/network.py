@@ -12,10 +12,11 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from beamnode.carriers.base import Carrier, Listener, Stream
+from beamnode.carriers.base import Listener, Stream
 from beamnode.carriers.options import Value
 from beamnode.carriers.options import set as set_options
 from beamnode.core.arrivals import Arrivals
@@ -35,10 +36,11 @@ from beamnode.errors import (
 from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
-from beamnode.node.epmd_discovery import Discovery, random_creation
+from beamnode.node.epmd_discovery import random_creation
 from beamnode.node.keep_alive import KeepAlive
 from beamnode.node.names import NodeName, check_compatible, is_long_host
 from beamnode.node.reasons import sendable
+from beamnode.node.routes import Route
 from beamnode.node.runtime import Runtime
 from beamnode.node.session import Session
 from beamnode.node.ticktime import NetTicktime
@@ -90,8 +92,7 @@ class Network:
         node: Atom,
         *,
         loop: asyncio.AbstractEventLoop,
-        carrier: Carrier,
-        discovery: Discovery,
+        routes: Sequence[Route],
         cookie_for: Callable[[Atom], bytes],
         options: NetworkOptions,
         limits: Limits,
@@ -105,8 +106,7 @@ class Network:
         self._handlers: dict[type, Callable[[Atom, Any], None]] = {}
         self.creation = 0
         self.open = False  # until `join`
-        self._carrier = carrier
-        self._discovery = discovery
+        self._routes = routes
         self._cookie_for = cookie_for
         self._sessions: set[Session] = set()
         self._accepting: dict[Session, None] = {}  # accepted, not up (yet), stream still there; the oldest first
@@ -242,9 +242,10 @@ class Network:
             check_compatible(_named(self.node), _named(node))
             if not self.is_allowed(node):
                 raise NetworkError(f"cannot connect to {node}: it is none of the nodes that are allowed here")
+            route = session.route = self.route_to(node)
             async with asyncio.timeout(timeout):
-                address, port = await self._discovery.resolve(alive, host)
-            await self._carrier.dial(address, port, session.attach, timeout=timeout)
+                address, port = await route.found_by.resolve(alive, host)
+            await route.carrier.dial(address, port, session.attach, timeout=timeout, node=node.name)
         except TimeoutError:
             session.end(SetupTimeout(f"cannot connect to {node}: the epmd there did not answer within {timeout:g} s"))
         except BeamnodeError as error:
@@ -260,7 +261,14 @@ class Network:
         alive, _, host = node.name.partition("@")
         return any(allowed.name in (node.name, host, f"{alive}@") for allowed in self.allowed)
 
-    def initiator(self, node: Atom, now: float) -> Initiator:
+    def route_to(self, node: Atom) -> Route:
+        """The way to dial `node`. Errors: NetworkError when none is for it."""
+        for route in self._routes:
+            if route.leads_to(node.name):
+                return route
+        raise NetworkError(f"cannot connect to {node}: none of this node's carriers is for it; give it a Route")
+
+    def initiator(self, node: Atom, route: Route, now: float) -> Initiator:
         """The handshake machine of a stream that was dialled."""
         return Initiator(
             this_name=self.node.name,
@@ -272,7 +280,7 @@ class Network:
             setup_timeout=self.options.net_setuptime,
             now=now,
             limits=self.limits,
-            length_bytes=self._carrier.handshake_length_bytes,
+            length_bytes=route.carrier.handshake_length_bytes,
         )
 
     def still_wanted(self, session: Session) -> bool:
@@ -281,17 +289,17 @@ class Network:
 
     # --- Accepting ----------------------------------------------------------------------------------------------------
 
-    async def listen(self) -> Listener:
+    async def listen(self, route: Route) -> Listener:
         """Listen. Cancelling this does not cancel the carrier: asyncio would leave its socket in the event loop."""
-        listening = self.loop.create_task(self._carrier.listen(self._accept))
+        listening = self.loop.create_task(route.carrier.listen(partial(self._accept, route), node=self.node.name))
         try:
             return await asyncio.shield(listening)
         except asyncio.CancelledError:
             await (await listening).close()
             raise
 
-    def _accept(self, stream: Stream) -> Session:
-        session = Session(self, None)
+    def _accept(self, route: Route, stream: Stream) -> Session:
+        session = Session(self, None, route)
         self._sessions.add(session)
         self._accepting[session] = None
         if not self.open:
@@ -305,7 +313,7 @@ class Network:
             self._accepting.pop(oldest, None)
         return session.attach(stream)
 
-    def acceptor(self, now: float) -> Acceptor:
+    def acceptor(self, route: Route, now: float) -> Acceptor:
         """The handshake machine of a stream that was accepted."""
         return Acceptor(
             this_name=self.node.name,
@@ -315,7 +323,7 @@ class Network:
             setup_timeout=self.options.net_setuptime,
             now=now,
             limits=self.limits,
-            length_bytes=self._carrier.handshake_length_bytes,
+            length_bytes=route.carrier.handshake_length_bytes,
         )
 
     def decide(self, session: Session, machine: Acceptor, peer: PeerNamed) -> None:
@@ -327,6 +335,11 @@ class Network:
             log.warning("refused %s: it is none of the nodes that are allowed here", name)
             machine.refuse(Refusal.NOT_ALLOWED)
             raise NetworkError(f"refused {name}: it is none of the nodes that are allowed here")
+        why = session.refusal(name)
+        if why is not None:
+            log.warning("refused %s: %s", name, why)
+            machine.refuse(Refusal.NOT_ALLOWED)
+            raise NetworkError(f"refused {name}: {why}")
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)

@@ -13,8 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, overload
 
-from beamnode.carriers.base import Carrier, Listener
-from beamnode.carriers.tcp import Tcp
+from beamnode.carriers.base import Listener
 from beamnode.core.connections import AutoConnect, NodesKind
 from beamnode.core.identity import Identities
 from beamnode.core.node_monitors import Subscription
@@ -26,8 +25,7 @@ from beamnode.node import collector, termination
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
 from beamnode.node.cookie import Cookie, load_or_create
 from beamnode.node.current import current
-from beamnode.node.epmd import Epmd
-from beamnode.node.epmd_discovery import Discovery, Registration
+from beamnode.node.epmd_discovery import Discovery
 from beamnode.node.exposed import (
     Asked,
     Callee,
@@ -38,6 +36,7 @@ from beamnode.node.exposed import (
 )
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
+from beamnode.node.routes import Carriers, Listening, Route, routes_of, settled
 from beamnode.node.runtime import Runtime, to_atom
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
@@ -67,7 +66,8 @@ class NodeOptions(TypedDict, total=False):
 
     cookie: str | bytes | Atom | Cookie | None
     hidden: bool
-    carrier: Carrier | None
+    carrier: Carriers | None
+    listen: bool
     discovery: Discovery | None
     dist_auto_connect: AutoConnect | str
     net_ticktime: float
@@ -90,7 +90,10 @@ class Node:
 
     - `cookie`: the cluster's secret; default: `~/.erlang.cookie`, made with mode 0400 where there is none.
     - `hidden`: connect without becoming part of the mesh; others list this node as hidden.
-    - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`.
+    - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`. Or several:
+      `Route(carrier, to="*@10.0.*")` says for which nodes one is; the first that is for a node dials it.
+    - `listen`: False: accept no connections and register no name, only connect to others; then it is hidden too (OTP:
+      `-dist_listen false`).
     - `discovery`: how nodes find each other: `Epmd(...)` (started by itself where none runs), `FixedPort(9100)`,
       `StaticPorts({...})`.
     - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or
@@ -116,7 +119,8 @@ class Node:
         *,
         cookie: str | bytes | Atom | Cookie | None = None,
         hidden: bool = False,
-        carrier: Carrier | None = None,
+        carrier: Carriers | None = None,
+        listen: bool = True,
         discovery: Discovery | None = None,
         dist_auto_connect: AutoConnect | str = AutoConnect.ALWAYS,
         net_ticktime: float = 60.0,
@@ -135,14 +139,15 @@ class Node:
         self._name = self._parsed.atom
         self._cookie = None if cookie is None else Cookie(cookie)
         self._cookies: dict[Atom, Cookie] = {}
-        self._carrier = carrier
+        self._routes = routes_of(carrier)
+        self._listens = listen
         self._discovery = discovery
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm
         self._terminated = False  # by SIGTERM
         self._options = NetworkOptions(
-            hidden=hidden,
+            hidden=hidden or not listen,
             dist_auto_connect=_auto_connect(dist_auto_connect),
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
@@ -156,8 +161,7 @@ class Node:
         self._identities: Identities | None = None
         self._runtime: Runtime | None = None
         self._network: Network | None = None
-        self._listener: Listener | None = None
-        self._registration: Registration | None = None
+        self._listening: Listening | None = None
         self._service_processes: dict[str, Process] = {}
         self._block: BlockBody | None = None
         self._outer: Body | None = None
@@ -214,8 +218,17 @@ class Node:
 
     @property
     def listen_address(self) -> tuple[str, int] | None:
-        """Host and port on which it is listening; None while it is stopped."""
-        return None if self._listener is None else self._listener.address
+        """Host and port on which it is listening, the first of them; None while it is stopped, or does not listen."""
+        return next(iter(self.listen_addresses()), None)
+
+    def listen_addresses(self) -> Sequence[tuple[str, int]]:
+        """Where it is listening, in the order of its carriers."""
+        return [] if self._listening is None else self._listening.addresses
+
+    @property
+    def listening(self) -> Sequence[tuple[Route, Listener]]:
+        """What it is listening on; for the floors above."""
+        return [] if self._listening is None else self._listening.listeners
 
     # --- Start and stop -----------------------------------------------------------------------------------------------
 
@@ -229,33 +242,20 @@ class Node:
                 return
             if self._cookie is None:
                 self._cookie = await asyncio.to_thread(load_or_create)
-            discovery = self._discovery or Epmd.from_environment(auto_start=True)
-            carrier = self._carrier or Tcp(listen_ports=discovery.listen_port(self._parsed.alive, self._parsed.host))
-            network = self._make_network(carrier, discovery)
-            self._listener = await network.listen()
-            try:
-                self._registration = await discovery.register(
-                    self._parsed.alive,
-                    self._parsed.host,
-                    self._listener.port,
-                    hidden=self.hidden,
-                    family=getattr(carrier, "family", None),
-                )
-            except BaseException:
-                await self._listener.close()
-                self._listener = None
-                raise
-            self._go_up(network, self._registration.creation)
+            routes = settled(self._routes, self._discovery, self._parsed)
+            network = self._make_network(routes)
+            listened = [route for route in routes if route.listen and self._listens]
+            self._listening = await Listening.open(network, listened, self._parsed, hidden=self.hidden)
+            self._go_up(network, self._listening.creation)
             self._terminated = False
             if self._handle_sigterm:
                 termination.add(self, partial(self._on_sigterm, network.loop))
 
-    def _make_network(self, carrier: Carrier, discovery: Discovery) -> Network:
+    def _make_network(self, routes: Sequence[Route]) -> Network:
         return Network(
             self._name,
             loop=asyncio.get_running_loop(),
-            carrier=carrier,
-            discovery=discovery,
+            routes=routes,
             cookie_for=self._cookie_for,
             options=self._options,
             limits=self._limits,
@@ -275,7 +275,7 @@ class Node:
         self._service_processes = {}
         for service in self._services:
             self._start_service(service)
-        log.info("node %s is up, listening on %s", self._name, self.listen_address)
+        log.info("node %s is up, listening on %s", self._name, self.listen_addresses() or "nothing")
 
     def _start_service(self, service: Service) -> None:
         """Its process, and another one when that ends: any peer may send it an exit signal `kill`."""
@@ -316,16 +316,15 @@ class Node:
             if network is None or self._runtime is None:
                 return False
             services, self._service_processes = self._service_processes, {}
-            listener, self._listener = self._listener, None
-            registration, self._registration = self._registration, None
+            listening, self._listening = self._listening, None
             for process in services.values():
                 self._runtime.end(process, a.shutdown)
             async with AsyncExitStack() as steps:  # the last one first; each is taken, even if this task is cancelled
-                if registration is not None:
-                    steps.push_async_callback(registration.close)
+                if listening is not None:
+                    steps.push_async_callback(listening.close)
                 steps.push_async_callback(network.close, STOP_SECONDS)
-                if listener is not None:
-                    steps.push_async_callback(listener.close)
+                if listening is not None:
+                    steps.push_async_callback(listening.stop_accepting)
             self._workers.close()
             termination.remove(self)
             log.info("node %s has stopped", self._name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from beamnode.node.network import Network
+    from beamnode.node.routes import Route
 
 log = logging.getLogger("beamnode.connection")
 
@@ -63,9 +65,10 @@ class Session:
     call of `Network.session_ended`.
     """
 
-    def __init__(self, network: Network, node: Atom | None) -> None:
+    def __init__(self, network: Network, node: Atom | None, route: Route | None = None) -> None:
         self.network = network
         self.node = node
+        self.route = route  # by which it comes; of one that is dialled once that is known
         self.outgoing = node is not None
         self.stage = Stage.DIALLING
         self._flag_bits = 0
@@ -110,7 +113,11 @@ class Session:
         self.stage = Stage.HANDSHAKE
         self.network.set_new_options(self)
         now = self._loop.time()
-        self._machine = self.network.acceptor(now) if self.node is None else self.network.initiator(self.node, now)
+        assert self.route is not None
+        if self.node is None:
+            self._machine = self.network.acceptor(self.route, now)
+        else:
+            self._machine = self.network.initiator(self.node, self.route, now)
         self._after_handshake_step()
         return self
 
@@ -177,6 +184,13 @@ class Session:
                 raise ProtocolError("the peer gave this node a name, which has one")
             case Established():
                 self._establish(event)
+
+    def refusal(self, name: str) -> str | None:
+        """Why a peer that says this name cannot be accepted on this stream; None: it can."""
+        if self.route is not None and not self.route.leads_to(name):
+            return f"its connection came by {self.route.carrier.name}, which is not for it (Route(to=...))"
+        proved: Callable[[str], str | None] | None = getattr(self._stream, "refusal", None)
+        return None if proved is None else proved(name)
 
     def acknowledge(self) -> None:
         """An accepted peer has proved its cookie and nothing stands in its way: the last frame, and up."""

@@ -139,7 +139,7 @@ class NetKernel(GenServer):
             {self._owners[entry.id]: entry.node for entry in entries},
             {Port(node.name, entry.id, node.creation): entry.node for entry in entries if entry.is_up},
             {},
-            [self._listen()],
+            [self._listen(route.carrier.name, listener.address) for route, listener in node.listening],
             node.allowed(),
             self._verbose,
             {},
@@ -156,14 +156,15 @@ class NetKernel(GenServer):
             return (a.tick, own_pid(), ticktime.time, ticktime.intensity)
         return (a.tick_change, own_pid(), ticktime.time, ticktime.intensity, ticktime.how)
 
-    def _listen(self) -> Any:
+    def _listen(self, carrier: str, address: tuple[str, int]) -> Any:
         """`#listen{listen, accept, address, module}`, with `#net_address{address, host, protocol, family}`."""
         node = self._node
-        host, port = node.listen_address or ("0.0.0.0", 0)
-        family, module = (a.inet6, a.inet6_tcp_dist) if ":" in host else (a.inet, a.inet_tcp_dist)
+        host, port = address
+        family = a.local if host.startswith("/") else a.inet6 if ":" in host else a.inet
+        module = Atom(f"{family}_{carrier}_dist")  # OTP: inet_tcp_dist, inet6_tcp_dist, inet_tls_dist, inet6_tls_dist
         here = [ord(character) for character in node.name.name.partition("@")[2]]
-        address = (a.net_address, (_ip(host), port), here, a.tcp, family)
-        return (a.listen, Port(node.name, 0, node.creation), own_pid(), address, module)
+        net_address = (a.net_address, (_ip(host), port), here, Atom(carrier), family)
+        return (a.listen, Port(node.name, 0, node.creation), own_pid(), net_address, module)
 
 
 async def _connect(node: NetControl, other: Atom, sender: gen.From) -> None:

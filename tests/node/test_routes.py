@@ -1,0 +1,104 @@
+"""node/routes.py: several carriers on one node, which of them leads to whom, and listening on none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from test_python_nodes_cluster import HOST, Cluster, play, until
+
+from beamnode import Epmd, FixedPort, Node, NotAllowedByPeer, Route, StaticPorts, Tcp, UsageError, a
+from beamnode.carriers.memory import MemoryNetwork
+from beamnode.node.epmd_server import EpmdServer, open_listeners
+
+INSIDE, OUTSIDE = f"*_in@{HOST}", f"*_out@{HOST}"
+
+
+def test_each_node_is_dialled_on_the_first_route_that_is_for_it() -> None:
+    async def main(cluster: Cluster) -> None:
+        network, places = MemoryNetwork(), dict[str, Any]()
+        tcp, epmd = Tcp(listen_address=HOST), Epmd(cluster.epmd_port)
+
+        def memory(host: str, to: Any) -> Route:
+            return Route(network.carrier(host), to=to, discovery=StaticPorts(places))
+
+        middle = cluster.node("m", carrier=[memory("m", [INSIDE, "nobody@*"]), Route(tcp, discovery=epmd)])
+        inside = cluster.node("a_in", carrier=memory("a", lambda node: node == middle.name.name))
+        outside = cluster.node("a_out")
+        async with middle, inside, outside:
+            assert [address[0] for address in middle.listen_addresses()] == ["m", HOST]
+            assert await cluster.registered() == ["a_out", "m"]
+            places[inside.name.name] = inside.listen_address
+            assert await middle.ping(inside.name) is a.pong
+            assert await middle.ping(outside.name) is a.pong
+            by = {entry.node: entry.address for entry in middle.connections()}
+            assert by[inside.name] == ("a", 1025)
+            assert by[outside.name] == outside.listen_address
+
+    play(main)
+
+
+def test_a_peer_that_comes_by_a_route_which_is_not_for_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(cluster: Cluster) -> None:
+        careful = cluster.node("c", carrier=Route(Tcp(listen_address=HOST), to=INSIDE))
+        async with careful, cluster.node("a_in") as inside, cluster.node("a_out") as outside:
+            assert await inside.ping(careful.name) is a.pong
+            with caplog.at_level(logging.WARNING):
+                assert await outside.ping(careful.name) is a.pang
+            assert isinstance(outside.connect_error(careful.name), NotAllowedByPeer)
+            assert f"refused a_out@{HOST}: its connection came by tcp, which is not for it" in caplog.text
+            assert await careful.connect(outside.name) is False
+            assert "none of this node's carriers is for it" in str(careful.connect_error(outside.name))
+            assert careful.list() == [inside.name]
+
+    play(main)
+
+
+def test_an_epmd_is_told_of_the_first_route_only() -> None:
+    async def main(cluster: Cluster) -> None:
+        async with EpmdServer(open_listeners(0, [HOST])) as other:
+            one, two = Tcp(listen_address=HOST), Tcp(listen_address=HOST)
+            async with cluster.node("n", carrier=[one, two, Route(one, discovery=Epmd(other.port))]) as node:
+                ports = [port for _, port in node.listen_addresses()]
+                assert await Epmd(cluster.epmd_port).names(HOST) == [("n", ports[0])]
+                assert await Epmd(other.port).names(HOST) == [("n", ports[2])]
+            assert await Epmd(other.port).names(HOST) == []
+
+    play(main)
+
+
+def test_a_route_that_cannot_listen_leaves_nothing_open() -> None:
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node("n") as taken:
+            assert taken.listen_address is not None
+            carriers = [Tcp(listen_address=HOST), Tcp(listen_address=HOST, listen_ports=taken.listen_address[1])]
+            node = cluster.node("two", carrier=carriers)
+            with pytest.raises(Exception, match="the port is taken"):
+                await node.start()
+            await until(lambda: not node.alive)
+            assert node.listen_addresses() == []
+
+    play(main)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "text"),
+    [
+        ([], "a node without a carrier reaches nobody; to listen on none, give listen=False"),
+        (Tcp, r"a carrier is an object such as Tcp\(...\)"),
+        ("tcp", "a carrier is an object"),
+    ],
+)
+def test_what_is_no_carrier(carrier: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Node("n@h", cookie="c", carrier=carrier)
+
+
+def test_a_node_that_listens_on_nothing_has_a_creation() -> None:
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node("n", listen=False, discovery=FixedPort(1)) as node:
+            assert node.creation > 3
+            assert node.listening == []
+
+    play(main)
