@@ -21,7 +21,7 @@ from beamnode.node.session import Session
 from beamnode.wire.frames import TICK
 
 TICKTIME = 1.0  # OTP's shortest
-BLOCKED_SECONDS = 2.5 * TICKTIME
+BLOCKED_SECONDS = 2.0 * TICKTIME
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -272,7 +272,7 @@ def test_no_warning_where_it_is_off_or_nothing_blocks(caplog: pytest.LogCaptureF
     async def main(cluster: Cluster) -> None:
         async with cluster.node(blocked_warning=BOUND) as one, cluster.node(blocked_warning=None) as two:
             assert await one.connect(two.name)
-            for _ in range(40):
+            for _ in range(20):
                 await asyncio.sleep(BOUND / 10)
             await one.disconnect(two.name)
             await asyncio.sleep(0)

@@ -139,6 +139,20 @@ finally:
     say("alive", node.alive)
 """
 
+SYNC_STOPPING = """
+async def slow():
+    try:
+        await receive()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        say("slowly")
+with sync.Node(**options):
+    sync.spawn(slow)
+    time.sleep(0.1)
+say("not reached")
+"""
+
 SYNC_WAITS = """
 with sync.Node(**options):
     say("up")
@@ -197,15 +211,14 @@ def lines_of_the_end(out: list[str]) -> list[str]:
 
 @pytest.mark.one_python
 def test_trees_end_in_order(home: Path, epmd_port: int) -> None:
-    programs = {how: [TREE, how] for how in ("async", "sync", "application")}
+    programs = {how: [TREE, how] for how in ("async", "sync")}
     programs["run"] = ["-m", "beamnode", "run", *NODE, TREE]
     ends = terminated(programs)
     assert {how: status for how, (_, _, status) in ends.items()} == dict.fromkeys(programs, 143)
     assert {how: err for how, (_, err, _) in ends.items()} == dict.fromkeys(programs, "")
-    for how in ("async", "sync", "run"):
+    for how in programs:
         assert lines_of_the_end(ends[how][0]) == IN_ORDER
         assert ends[how][0][-1].endswith("has stopped")
-    assert lines_of_the_end(ends["application"][0]) == ["prep_stop", *IN_ORDER, "stop"]
 
 
 @pytest.mark.one_python
@@ -250,6 +263,12 @@ def test_the_second_one_ends_at_once(home: Path) -> None:
         assert program.process.stdout.readline() == "no\n"
         program.process.send_signal(signal.SIGTERM)
         assert program.ends() == ([], "", -signal.SIGTERM)
+
+
+def test_a_stop_is_not_cut_short() -> None:
+    """The signal comes while the node stops, by itself: it stops as it would have, then the program ends."""
+    with Program("-c", BEGIN + SYNC_STOPPING) as program:
+        assert program.ends() == (["slowly"], "", 143)
 
 
 def test_the_handler_is_ours_while_a_node_is_up() -> None:

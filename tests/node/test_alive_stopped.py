@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_python_nodes_cluster import Cluster, expect, nothing_comes, play
 
 from beamnode import Atom, Node, Pid, a, monitor, self, send, trap_exit
@@ -20,6 +21,7 @@ TICKTIME = 1.0
 STOPPED_SECONDS = 2 * TICKTIME
 
 
+@pytest.mark.one_python
 def test_both_sides_notice_once_and_meet_again() -> None:
     """A visible node and a hidden one, side by side; whoever is stopped falls silent, with the thread that ticks."""
 

@@ -53,6 +53,7 @@ class Node:
         self._changing = threading.RLock()
         self._handle_sigterm = options.get("handle_sigterm", True)
         self._stopping = False
+        self._terminated = False  # by a SIGTERM that came as it stopped
         self._body: contextlib.AbstractContextManager[None] | None = None
 
     def __repr__(self) -> str:
@@ -82,7 +83,10 @@ class Node:
             atexit.register(self._stop_at_exit)
 
     def stop(self) -> bool:
-        """Leave, and end the loop; False when it is stopped already, or its loop was. Its processes end with it."""
+        """Leave, and end the loop; False when it is stopped already, or its loop was. Its processes end with it.
+
+        A SIGTERM meanwhile does not cut it short: SystemExit is raised at its end.
+        """
         with self._changing:
             if self._loop is None:
                 return False
@@ -99,16 +103,21 @@ class Node:
                 self._end_loop()
                 self._stopping = False
                 termination.remove(self)
+            if self._terminated:
+                self._terminated = False
+                raise termination.Terminated
             return True
 
     def _on_sigterm(self) -> None:
         """In the main thread, whatever that does: leave as `sys.exit` does, through the `with` block or `atexit`."""
         if not self._stopping:
             raise termination.Terminated
+        self._terminated = True
 
     def _stop_at_exit(self) -> None:
         if self._started_by == os.getpid():
-            self.stop()
+            with contextlib.suppress(termination.Terminated):  # the program ends as it is
+                self.stop()
 
     def __enter__(self) -> Self:
         if self._body is not None:
