@@ -39,6 +39,7 @@ from beamnode.node.bounds import Bounds
 from beamnode.node.connection_log import ConnectionLog
 from beamnode.node.dynamic_names import DynamicNames
 from beamnode.node.guard import Gate, GuardedArrivals, SignalGuard
+from beamnode.node.keep_alive import KeepAlive
 from beamnode.node.names import NodeName, check_compatible, is_long_host
 from beamnode.node.pending import Excess, Pending
 from beamnode.node.reasons import sendable
@@ -81,6 +82,7 @@ class NetworkOptions:
     net_tickintensity: int = 4
     net_setuptime: float = 7.0
     strings: bool = False  # decode binaries that are valid UTF-8 to str
+    blocked_warning: float | None = 1.0
 
 
 class Network:
@@ -116,6 +118,7 @@ class Network:
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
+        self.keep_alive = KeepAlive(self, options.blocked_warning)
         self.socket_options: dict[str, Value] = {}  # of connections to come
         self.allowed = list(allowed)  # empty: every node that has the cookie
         self._audit = audit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -20,7 +21,7 @@ from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
-from beamnode.node import collector
+from beamnode.node import collector, termination
 from beamnode.node.allowed import allowed_nodes
 from beamnode.node.asked import Asked
 from beamnode.node.audit import Audit
@@ -76,6 +77,7 @@ class NodeOptions(TypedDict, total=False):
     net_ticktime: float
     net_tickintensity: int
     net_setuptime: float
+    blocked_warning: float | None
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
@@ -84,6 +86,7 @@ class NodeOptions(TypedDict, total=False):
     cookies: Mapping[Name, str | bytes | Atom | Cookie] | None
     call_threads: int | None
     call_processes: int | None
+    handle_sigterm: bool
 
 
 class Node:
@@ -103,6 +106,8 @@ class Node:
     - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or
       spawn that names a node connects to it.
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
+    - `blocked_warning`: how long (seconds; None: for ever) code may block the event loop of a node with connections,
+      before the log says which process that is, and the line; noticed within twice that.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
@@ -112,6 +117,8 @@ class Node:
     - `cookies`: those of single nodes, by name; as `set_cookie(cookie, node)`.
     - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
       the CPUs). Threads whose call was given up do not count, up to four times as many in all.
+    - `handle_sigterm`: SIGTERM has the node leave in order, as `async with` does at its end, then ends the program with
+      status 143 (`termination.py`). False leaves that signal alone, and so does a program with a handler of its own.
 
     Use it as `async with Node(...) as node:`, whose body is a process of the node, or `start` and `stop` it.
     """
@@ -129,6 +136,7 @@ class Node:
         net_ticktime: float = 60.0,
         net_tickintensity: int = 4,
         net_setuptime: float = 7.0,
+        blocked_warning: float | None = 1.0,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
@@ -137,6 +145,7 @@ class Node:
         cookies: Mapping[Name, str | bytes | Atom | Cookie] | None = None,
         call_threads: int | None = None,
         call_processes: int | None = None,
+        handle_sigterm: bool = True,
         services: Sequence[Service] = (),
     ) -> None:
         self._parsed = NodeName.parse(name)
@@ -152,12 +161,15 @@ class Node:
         self._discovery = discovery
         self._limits = limits
         self._services = tuple(services)
+        self._handle_sigterm = handle_sigterm
+        self._terminated = False  # by SIGTERM
         self._options = NetworkOptions(
             hidden=hidden or not listen,
             dist_auto_connect=_auto_connect(dist_auto_connect),
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
             net_setuptime=_positive("net_setuptime", net_setuptime),
+            blocked_warning=None if blocked_warning is None else _positive("blocked_warning", blocked_warning),
             strings=strings,
         )
         self._audit = Audit(self._name)
@@ -256,6 +268,9 @@ class Node:
             listened = [route for route in routes if route.listen and self._listens]
             self._listening = await Listening.open(network, listened, self._parsed, hidden=self.hidden)
             self._go_up(network, self._listening.creation)
+            self._terminated = False
+            if self._handle_sigterm:
+                termination.add(self, partial(self._on_sigterm, network.loop))
 
     def _make_network(self, routes: Sequence[Route]) -> Network:
         return Network(
@@ -335,6 +350,7 @@ class Node:
                 if listening is not None:
                     steps.push_async_callback(listening.stop_accepting)
             self._workers.close()
+            termination.remove(self)
             log.info("node %s has stopped", self._name)
             return True
 
@@ -368,19 +384,42 @@ class Node:
         reason = block.process.exit_reason
         block.finish(None if killed else error)
         await self.shut_down()
+        if self._terminated and (error is None or isinstance(error, asyncio.CancelledError | ProcessExit)):
+            raise termination.Terminated from None
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             where = None if error is None else error.__traceback__  # what the block was doing then
             raise ProcessExit(reason).with_traceback(where) from None
 
     def _end(self, reason: Any) -> None:
         """What `end_node` does: ends the body of `async with`, which shuts the node down; or does that itself."""
-        runtime = self._required_runtime()
         if self._block is not None:
-            runtime.end(self._block.process, reason)
-            return
+            self._required_runtime().end(self._block.process, reason)
+        else:
+            self._shut_down_soon()
+
+    def _shut_down_soon(self) -> asyncio.Task[None]:
+        runtime = self._required_runtime()
         task = runtime.loop.create_task(self.shut_down(), context=contextvars.Context())
         runtime.ending.add(task)
         task.add_done_callback(runtime.ending.discard)
+        return task
+
+    def _on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the handler of the signal: the rest is done by the loop."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        log.info("node %s leaves, because of SIGTERM", self._name)
+        self._terminated = True
+        if self._block is not None:
+            self._end(a.shutdown)
+        else:
+            self._shut_down_soon().add_done_callback(self._exit)
+
+    def _exit(self, _done: object) -> None:
+        if termination.may_end():
+            raise termination.Terminated
 
     async def _close_floors(self) -> None:
         """What floors above want done while all processes are there (`before_shut_down`)."""

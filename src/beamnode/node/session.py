@@ -20,6 +20,7 @@ from beamnode.etf import Atom
 from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.frames import TICK
 from beamnode.wire.handshake import (
     Acceptor,
     Established,
@@ -41,6 +42,11 @@ log = logging.getLogger("beamnode.connection")
 
 # A program that sends and sends without giving the loop a turn: from here on it is written meanwhile.
 WRITE_AT_ONCE_BYTES = 64 * 1024
+
+# A deadline that comes so late comes after a blocked or stopped loop: what the peer has sent meanwhile is read first.
+# (uvloop would call timers first.)
+LATE_SECONDS = 0.1
+READING_SECONDS = 0.001  # until then the loop has looked at its sockets, whatever loop it is
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
 
@@ -76,6 +82,7 @@ class Session:
         self._inbox: Arrivals | None = None
         self.outbound: Outbound  # from the moment it is up
         self._timer: asyncio.TimerHandle | None = None
+        self._kept_alive_bytes = 0  # written by `keep_alive`
         self._write_scheduled = False
         self._mailbox_mark = network.bounds.mailbox_mark
         self._throttle: Throttle | None = None
@@ -110,7 +117,8 @@ class Session:
 
     def counters(self) -> tuple[int, int]:
         """Bytes received and sent since the handshake."""
-        return (0, 0) if self._channel is None else self._channel.counters()
+        received, sent = (0, 0) if self._channel is None else self._channel.counters()
+        return received, sent + self._kept_alive_bytes
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
@@ -238,6 +246,8 @@ class Session:
             return
         self._arm(self._channel.next_deadline())
         self._throttle = self.network.bounds.throttle()
+        if self.stage is Stage.UP:
+            self.network.keep_alive.add(self)
         if event.unused:
             self._receive_signals(event.unused)
 
@@ -335,15 +345,19 @@ class Session:
             self._timer.cancel()
             self._timer = None
 
-    def _on_deadline(self) -> None:
+    def _on_deadline(self, after_reading: bool = False) -> None:
         self._timer = None
         machine = self._channel if self.stage is Stage.UP else self._machine
         if machine is None:
             return
+        now, deadline = self._loop.time(), machine.next_deadline()
+        if not after_reading and deadline is not None and now - deadline > LATE_SECONDS:
+            self._timer = self._loop.call_later(READING_SECONDS, self._on_deadline, True)
+            return
         if self._pause is not None and self._channel is not None:
             self._channel.excuse_silence()
         try:
-            machine.handle_deadline(self._loop.time())
+            machine.handle_deadline(now)
         except NetworkError as error:
             self.end(error, abort=self.stage is Stage.HANDSHAKE)  # there is nothing to say to who says nothing
             return
@@ -357,12 +371,19 @@ class Session:
             self._channel.tick()
             self._write_channel()
 
+    def keep_alive(self) -> None:
+        """Have the stream give the peer a sign of life, if it can; for another thread, while the loop is blocked."""
+        keep_alive = getattr(self._stream, "keep_alive", None)
+        if keep_alive is not None and self.stage is Stage.UP:
+            self._kept_alive_bytes += keep_alive(TICK)
+
     def set_ticktime(self, net_ticktime: float, net_tickintensity: int) -> None:
         """Wait that long (seconds) for signs of the peer from now on, and give it such as often as that asks for."""
         if self._channel is not None and self.stage is Stage.UP:
             self._channel.set_ticktime(net_ticktime, net_tickintensity, self._loop.time())
             self._disarm()
             self._arm(self._channel.next_deadline())
+            self.network.keep_alive.ticktime_changed()
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -375,6 +396,7 @@ class Session:
         if self._pause is not None:
             self._pause.cancel()
             self._end_pause()
+        self.network.keep_alive.remove(self)
         if was is Stage.UP and not abort:
             self._write_channel()
         self.stage = Stage.ENDED
