@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("beamnode.testing.carrier_contract")
+pytest.register_assert_rewrite("beamnode.testing.carrier_contract", "beamnode.testing.carrier_recorder")
 
-from beamnode.testing.carrier_contract import (  # noqa: E402
+from beamnode.testing.carrier_contract import CarrierContract  # noqa: E402
+from beamnode.testing.carrier_recorder import (  # noqa: E402
     MIB,
-    CarrierContract,
     Joined,
     Recorder,
     Site,

@@ -18,8 +18,8 @@ receiver gets no data. When the peer closes, or shuts down its sending half, tha
 speak is gone.
 
 A receiver is called from the event loop only, in its thread, never from inside a call of its stream, except that
-`pause_writing` may come from inside `write`. An exception that leaves a receiver (or the factory) ends its stream, and is reported to
-the event loop's exception handler: neither `write` nor `dial` raises it.
+`pause_writing` may come from inside `write`. An exception that leaves a receiver (or the factory) ends its stream, and
+is reported to the event loop's exception handler: neither `write` nor `dial` raises it.
 
 What a new carrier owes besides: it maps the errors of the system to `NetworkError` (or `NodeNotFound`: no such host or
 node) with a text that names the place and the cause, and it passes `beamnode.testing.carrier_contract`.
@@ -137,7 +137,9 @@ class Carrier(Protocol):
         """Whether a node's name alone says where it is: then nobody is asked for its port, which is 0."""
 
     async def listen(self, accept: ReceiverFactory, *, node: str = "") -> Listener:
-        """Accept connections from now on, each with the receiver that `accept` gives. Raises `NetworkError`.
+        """Accept connections from now on, each with the receiver that `accept` gives.
+
+        Raises `NetworkError`, or `NameTakenError` when a node of that name is there already.
 
         `node` is the name of the node that listens, for carriers that make a place or a certificate of it.
         """
