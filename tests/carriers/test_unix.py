@@ -277,7 +277,7 @@ def test_a_directory_that_is_not_there(run: Run, directory: Path) -> None:
         with pytest.raises(NetworkError, match=f"{directory}/none/{NODE}: No such file or directory; make the dir"):
             await carrier.listen(Recorder().attach, node=NODE)
         error = await dial_error(carrier.dial("host", 0, Recorder().attach, timeout=5, node=NODE))
-        assert "there is no such file, so that node is not up" in str(error)
+        assert "no node has made such a file; it is not up, or goes by another carrier" in str(error)
         (directory / "file").touch()
         with pytest.raises(NetworkError, match="Not a directory"):
             await Unix(directory / "file").listen(Recorder().attach, node=NODE)

@@ -108,7 +108,9 @@ class Unix:
                 f"cannot connect to {path}: the node accepted no connection within {timeout:g} s"
             ) from error
         except FileNotFoundError as error:
-            raise NodeNotFound(f"cannot connect to {path}: there is no such file, so that node is not up") from error
+            raise NodeNotFound(
+                f"cannot connect to {path}: no node has made such a file; it is not up, or goes by another carrier"
+            ) from error
         except OSError as error:
             hint = _DIAL_HINTS.get(error.errno or 0, "")
             raise NetworkError(f"cannot connect to {path}: {cause_of(error)}{hint}") from error
