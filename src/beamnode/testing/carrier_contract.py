@@ -544,7 +544,7 @@ class CarrierContract:
 
     def test_a_listener_that_closes_while_somebody_comes(self) -> None:
         async def main() -> None:
-            for turns in [*range(8)] * 3:
+            for turns in [*range(6)] * 2:
                 site, near, far = self.site(), Recorder(), list[Recorder]()
                 listener = await site.listen(lambda stream, far=far: recorded(far, stream))  # type: ignore[misc]
                 dialling = asyncio.create_task(site.dial(listener, near.attach))
