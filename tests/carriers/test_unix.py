@@ -332,6 +332,18 @@ def test_a_full_backlog_is_waited_for(run: Run, directory: Path) -> None:
     run(main())
 
 
+def test_the_system_holds_more_than_it_would_by_itself(run: Run, directory: Path) -> None:
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as plain:
+            usual = plain.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        async with Joined(Site(Unix(directory), Unix(directory), "host")) as joined:
+            streams: list[Any] = [joined.near_stream, joined.far_stream]
+            for stream in streams:
+                assert stream.raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > usual
+
+    run(main())
+
+
 def test_it_shows_its_directory(directory: Path) -> None:
     assert repr(Unix(directory)) == f"Unix('{directory}', mode=0o600)"
     assert Unix("run").directory == f"{os.getcwd()}/run"

@@ -145,7 +145,7 @@ def test_they_respect_each_others_names(world: World) -> None:
 
 def test_a_client_node_calls_is_called_back_and_comes_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with world.node("client", listen=False, hidden=True) as node:
+        async with world.node("client", listen=False) as node:
             assert not (world.directory / f"client@{HOST}").exists()
             assert await node.connect(world.name) is True
             assert await world.erl("{nodes(), nodes(hidden)}") == ([], [node.name])
