@@ -60,8 +60,10 @@ class CarrierContract:
         return asyncio.new_event_loop()
 
     def run_main(self, main: Coroutine[Any, Any, None]) -> None:
+        Recorder.faults.clear()
         with asyncio.Runner(loop_factory=self.new_loop) as runner:
             runner.run(main)
+        assert Recorder.faults == []
 
     def run(self, body: Callable[[Joined], Awaitable[None]], swapped: bool = True) -> None:
         """Run `body` with a dialled `near` and an accepted `far`, then the other way round."""
@@ -251,7 +253,7 @@ class CarrierContract:
         async def body(joined: Joined) -> None:
             joined.far_stream.pause_reading()
             joined.near_stream.write([bytes(32 * MIB)])
-            with short_linger(joined.near_stream) as seconds:
+            with short_linger(joined.near_stream.stream) as seconds:
                 joined.near_stream.close()
                 await until(lambda: joined.near.lost == [None], seconds + 5)
 
@@ -283,7 +285,7 @@ class CarrierContract:
     def test_half_close_of_the_peer_is_the_end(self) -> None:
         async def body(joined: Joined) -> None:
             joined.near_stream.write([b"before"])
-            if not self.half_close(joined.near_stream):
+            if not self.half_close(joined.near_stream.stream):
                 raise SkipTest("this carrier has no half close")
             await until(lambda: joined.far.lost == [None])
             assert joined.far.received == b"before"

@@ -7,11 +7,12 @@ import gc
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
 from unittest import mock
 
-from beamnode.carriers.base import Carrier, Listener, ReceiverFactory, Stream
+from beamnode.carriers.base import Carrier, Chunk, Listener, ReceiverFactory, Stream
 from beamnode.errors import NetworkError
 
 MIB = 1024 * 1024
@@ -19,8 +20,46 @@ NOWHERE = ("", 0)
 LINGER_TESTED_SECONDS = 0.1
 
 
+class Watched:
+    """A stream; while it is called its receiver is not to be."""
+
+    def __init__(self, stream: Stream, recorder: Recorder) -> None:
+        self.stream = stream
+        self._recorder = recorder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, chunks: Sequence[Chunk]) -> None:
+        self._call("write", chunks)
+
+    def close(self) -> None:
+        self._call("close")
+
+    def abort(self) -> None:
+        self._call("abort")
+
+    def pause_reading(self) -> None:
+        self._call("pause_reading")
+
+    def resume_reading(self) -> None:
+        self._call("resume_reading")
+
+    def _call(self, name: str, *args: Any) -> None:
+        before, self._recorder.inside = self._recorder.inside, name
+        try:
+            getattr(self.stream, name)(*args)
+        finally:
+            self._recorder.inside = before
+
+
 class Recorder:
-    """A receiver that remembers, and looks whether it is called as it may be."""
+    """A receiver that remembers, and looks whether it is called as it may be.
+
+    What is wrong goes to `faults`, since streams catch what receivers raise.
+    """
+
+    faults: ClassVar[list[str]] = []
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
@@ -33,6 +72,7 @@ class Recorder:
         self.on_resume: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.deaf = False  # set while the stream may not bring data
+        self.inside = ""  # which method of its stream
         self._thread = threading.get_ident()
 
     def attach(self, stream: Stream) -> Recorder:
@@ -41,10 +81,9 @@ class Recorder:
 
     def data_received(self, data: bytes | memoryview) -> None:
         self._check()
-        assert type(data) in (bytes, memoryview)
+        self._expect(type(data) in (bytes, memoryview) and len(data) > 0, f"data that is {data!r}")
+        self._expect(not self.deaf, "data after close, after abort or while reading is paused")
         data = bytes(data)  # valid during the call only
-        assert data
-        assert not self.deaf, "data after close, after abort or while reading is paused"
         self.received += data
         self.pieces.append(data)
         if self.on_data:
@@ -52,13 +91,13 @@ class Recorder:
 
     def connection_lost(self, error: NetworkError | None) -> None:
         self._check()
-        assert error is None or isinstance(error, NetworkError)
+        self._expect(error is None or isinstance(error, NetworkError), f"connection_lost({error!r})")
         self.lost.append(error)
         if self.on_lost:
             self.on_lost()
 
     def pause_writing(self) -> None:
-        self._check()
+        self._check(may_be_inside="write")
         self.pauses.append("pause")
         if self.on_pause:
             self.on_pause()
@@ -69,9 +108,14 @@ class Recorder:
         if self.on_resume:
             self.on_resume()
 
-    def _check(self) -> None:
-        assert threading.get_ident() == self._thread, "in another thread"
-        assert not self.lost, "called after the end"
+    def _check(self, may_be_inside: str = "") -> None:
+        self._expect(threading.get_ident() == self._thread, "called in another thread")
+        self._expect(not self.lost, "called after the end")
+        self._expect(self.inside in ("", may_be_inside), f"called from inside {self.inside}")
+
+    def _expect(self, right: bool, fault: str) -> None:
+        if not right:
+            self.faults.append(fault)
 
 
 class Site:
@@ -109,7 +153,8 @@ class Joined:
         await until(lambda: accepted.stream is not None)
         assert self.near.stream is not None
         assert self.far.stream is not None
-        self.near_stream, self.far_stream = self.near.stream, self.far.stream
+        self.near_stream = Watched(self.near.stream, self.near)
+        self.far_stream = Watched(self.far.stream, self.far)
         return self
 
     async def __aexit__(self, *_: object) -> None:
