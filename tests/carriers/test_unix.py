@@ -318,6 +318,22 @@ def test_a_directory_that_somebody_keeps_locked(run: Run, directory: Path, monke
     run(main())
 
 
+def test_a_peer_that_ends_with_unread_bytes_has_a_text(run: Run, directory: Path) -> None:
+    async def main() -> None:
+        far = Recorder()
+        listener = await Unix(directory).listen(far.attach, node=NODE)
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(directory / NODE))
+            await until(lambda: far.stream is not None)
+            assert far.stream is not None
+            far.stream.write([b"unread"])
+        await until(lambda: bool(far.lost))
+        assert str(far.lost[0]) == f"connection with {directory / NODE} lost: Connection reset by peer"
+        await listener.close()
+
+    run(main())
+
+
 def test_a_full_backlog_is_waited_for(run: Run, directory: Path) -> None:
     async def main() -> None:
         with full_backlog(directory / NODE) as full:

@@ -7,8 +7,9 @@
         def site(self):
             return Site(Mine(), Mine(), "127.0.0.1")
 
-pytest runs that, or a `unittest.TestCase` that inherits from both. Nothing here needs pytest; for its explanations of
-failed assertions put `pytest.register_assert_rewrite("beamnode.testing.carrier_contract")` before the import.
+Run it with pytest. Nothing here imports it: each test is a method that may raise AssertionError, or `unittest.SkipTest`
+where the carrier lacks what is tested. For pytest's explanations of failed assertions put
+`pytest.register_assert_rewrite("beamnode.testing.carrier_contract")` before the import.
 """
 
 from __future__ import annotations
