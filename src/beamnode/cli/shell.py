@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from beamnode.cli.main import cookie
+
 if TYPE_CHECKING:
     from beamnode.cli.main import Subparsers
 
@@ -38,7 +40,7 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--name", metavar="N@HOST", help="a long name: HOST has a dot or is an address")
     names.add_argument("--sname", metavar="N", help="a short name, N or N@HOST without a dot (default: some name)")
-    parser.add_argument("--cookie", metavar="C", help="default: the one in ~/.erlang.cookie")
+    parser.add_argument("--cookie", type=cookie, metavar="C", help="default: the one in ~/.erlang.cookie")
     parser.add_argument("--hidden", action="store_true", help="connect without becoming part of the mesh")
 
 

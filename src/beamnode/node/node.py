@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,24 +21,28 @@ from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageErro
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node import collector
+from beamnode.node.allowed import allowed_nodes
+from beamnode.node.asked import Asked
+from beamnode.node.audit import Audit
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
-from beamnode.node.cookie import Cookie, load_or_create
+from beamnode.node.cookie import Cookie, conceal, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd_discovery import Discovery
 from beamnode.node.exposed import (
-    Asked,
     Callee,
     Exposed,
     Policy,
     PolicyHook,
     Run,
 )
+from beamnode.node.guard import Gate, Guard
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
 from beamnode.node.routes import Carriers, Listening, Route, routes_of, settled
 from beamnode.node.runtime import Runtime, to_atom
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
+from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.node")
 
@@ -75,6 +79,9 @@ class NodeOptions(TypedDict, total=False):
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
+    guard: Guard | None
+    allowed: Sequence[Name] | None
+    cookies: Mapping[Name, str | bytes | Atom | Cookie] | None
     call_threads: int | None
     call_processes: int | None
 
@@ -100,6 +107,9 @@ class Node:
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
       cookie is trusted, as by `iex`), or a function of the call (`node`, `module`, `function`, `args`) that gives one.
+    - `guard`: a `Guard`, asked before peers spawn, call, send exit signals, send to registered names, and more.
+    - `allowed`: the only nodes to connect with (`"a@h"`, `"h"` for a host, `"a@"` for a name), either way; as `allow`.
+    - `cookies`: those of single nodes, by name; as `set_cookie(cookie, node)`.
     - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
       the CPUs). Threads whose call was given up do not count, up to four times as many in all.
 
@@ -122,14 +132,21 @@ class Node:
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
+        guard: Guard | None = None,
+        allowed: Sequence[Name] | None = None,
+        cookies: Mapping[Name, str | bytes | Atom | Cookie] | None = None,
         call_threads: int | None = None,
         call_processes: int | None = None,
         services: Sequence[Service] = (),
     ) -> None:
         self._parsed = NodeName.parse(name)
         self._name = self._parsed.atom
-        self._cookie = None if cookie is None else Cookie(cookie)
-        self._cookies: dict[Atom, Cookie] = {}
+        given: dict[str, Any] = {"cookie": cookie, "cookies": cookies}
+        cookie = cookies = None  # not to be seen in a traceback
+        conceal(given)
+        self._cookie: Cookie | None = given["cookie"]
+        self._cookies = {self.checked_name(node): each for node, each in (given["cookies"] or {}).items()}
+        self._allowed = allowed_nodes(allowed)
         self._routes = routes_of(carrier)
         self._listens = listen
         self._discovery = discovery
@@ -143,7 +160,9 @@ class Node:
             net_setuptime=_positive("net_setuptime", net_setuptime),
             strings=strings,
         )
-        self._exposed = Exposed(self._name, policy)
+        self._audit = Audit(self._name)
+        self._gate = None if guard is None else Gate(guard, self._audit)
+        self._exposed = Exposed(self._name, policy, self._audit, self._gate)
         self._workers = Workers(call_threads, call_processes)
         self._spawner = Spawner(self, self._exposed, self._workers)
         self._identities: Identities | None = None
@@ -157,6 +176,8 @@ class Node:
         self._changing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __repr__(self) -> str:
+        if "_network" not in vars(self):  # an error in `__init__`, and a tool that shows variables
+            return "<Node>"
         return f"<Node {self._name}{'' if self.alive else ' stopped'}>"
 
     # --- What it is ---------------------------------------------------------------------------------------------------
@@ -241,9 +262,12 @@ class Node:
             self._name,
             loop=asyncio.get_running_loop(),
             routes=routes,
-            cookie_for=self._cookie_for,
+            secret_for=self._secret_for,
             options=self._options,
             limits=self._limits,
+            audit=self._audit,
+            gate=self._gate,
+            allowed=self._allowed,
         )
 
     def _go_up(self, network: Network, creation: int) -> None:
@@ -477,20 +501,26 @@ class Node:
     def get_cookie(self, node: Name | None = None) -> Atom:
         """The cookie for `node`; that of this node by default."""
         atom = self._name if node is None else _completed(node)
-        return Atom(self._cookie_for(atom).decode("latin-1"))
+        return Atom(self._cookie_for(atom).value.decode("latin-1"))
 
     def set_cookie(self, cookie: str | bytes | Atom, node: Name | None = None) -> None:
         """Use `cookie` with `node` from now on; without one, with every node that has none of its own."""
+        given: dict[str, Any] = {"cookie": cookie}
+        cookie = b""  # not to be seen in a traceback
+        conceal(given)
         if node is None or _completed(node) is self._name:
-            self._cookie = Cookie(cookie)
+            self._cookie = given["cookie"]
         else:
-            self._cookies[self.checked_name(node)] = Cookie(cookie)
+            self._cookies[self.checked_name(node)] = given["cookie"]
 
-    def _cookie_for(self, node: Atom) -> bytes:
-        cookie = self._cookies.get(node, self._cookie)
+    def _cookie_for(self, node: Atom) -> Cookie:
+        cookie: Cookie | None = self._cookies.get(node, self._cookie)
         if cookie is None:
             raise NotAliveError("this node has no cookie yet: start it first, or give it one")
-        return cookie.value
+        return cookie
+
+    def _secret_for(self, node: Atom) -> Secret:
+        return Secret(self._cookie_for(node).value)
 
     # --- Processes ----------------------------------------------------------------------------------------------------
 

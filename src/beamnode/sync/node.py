@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar, Unpack, cast
 from beamnode.errors import NotAliveError, UsageError
 from beamnode.etf import Atom, Pid, Reference
 from beamnode.loops import new_event_loop
-from beamnode.node import NodeOptions, blocking_body, current_body
+from beamnode.node import NodeOptions, blocking_body, conceal, current_body
 from beamnode.otp import gen_server, names
 from beamnode.services.console import Console
 from beamnode.services.net_control import ConnectionInfo
@@ -46,6 +46,7 @@ class Node:
     """`beamnode.Node`, blocking. Takes the same options; `with` starts and stops it."""
 
     def __init__(self, name: Atom | str, *, console: Console | None = None, **options: Unpack[NodeOptions]) -> None:
+        conceal(cast(dict[str, Any], options))
         self._node = AsyncNode(name, console=console, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -54,7 +55,7 @@ class Node:
         self._body: contextlib.AbstractContextManager[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<sync {self._node!r}>"
+        return f"<sync {vars(self).get('_node')!r}>"
 
     # --- Start and stop -----------------------------------------------------------------------------------------------
 
