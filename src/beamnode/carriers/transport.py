@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from beamnode.carriers.base import (
@@ -38,6 +38,7 @@ class TransportStream(asyncio.BufferedProtocol):
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._closing = False
+        self._writing_paused = False
         self._linger: asyncio.TimerHandle | None = None
         self._peer_address: Address = ("", 0)
         self._local_address: Address = ("", 0)
@@ -122,6 +123,8 @@ class TransportStream(asyncio.BufferedProtocol):
         except BaseException:
             transport.close()
             raise  # to the exception handler of the loop
+        if self._writing_paused:  # before there was anybody to tell
+            self._call_receiver(self._receiver.pause_writing)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._buffer
@@ -143,12 +146,23 @@ class TransportStream(asyncio.BufferedProtocol):
         self._end(exc)
 
     def pause_writing(self) -> None:
+        self._writing_paused = True
         if self._receiver is not None:
-            self._receiver.pause_writing()
+            self._call_receiver(self._receiver.pause_writing)
 
     def resume_writing(self) -> None:
+        self._writing_paused = False
         if self._receiver is not None:
-            self._receiver.resume_writing()
+            self._call_receiver(self._receiver.resume_writing)
+
+    def _call_receiver(self, call: Callable[[], None]) -> None:
+        """asyncio reports what such a call raises, and goes on, in the middle of writing: the stream ends soon."""
+        try:
+            call()
+        except BaseException:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self.abort)
+            raise
 
     def _end(self, exc: Exception | None) -> None:
         receiver, self._receiver = self._receiver, None
