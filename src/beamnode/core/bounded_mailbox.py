@@ -30,6 +30,8 @@ class BoundedMailbox(Mailbox):
 
     __slots__ = ("crowded", "dropped", "limit", "on_full", "owner", "policy", "waiting")
 
+    suspends = False  # who has to wait does so where it receives next, not before
+
     def __init__(
         self, limit: int, policy: WhenFull, owner: object, crowded: list[BoundedMailbox], on_full: Callable[[], None]
     ) -> None:

@@ -36,13 +36,16 @@ def self() -> Pid:
 def send(to: Destination, message: Any) -> Any:
     """Send `message` to a pid, an alias, a registered name, or `(name, node)`; it is also the result.
 
-    Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to.
-    Within this node the message itself is handed over, not a copy: do not change it afterwards.
+    Says nothing about a receiver that is not there. A node that is not connected is connected to. Within this node the
+    message itself is handed over, not a copy: do not change it afterwards.
 
     A process of this node whose mailbox is full, and which lets its senders wait (`limit_mailbox`), still gets the
     message; the current process then waits in its next `receive` or call until there is room (in a thread, here).
+    It waits likewise when more than `dist_buf_busy_limit` bytes (an option of `Node`) wait for a node that reads
+    slowly; a spawned `async def` then, where tasks are compiled, already where it awaits anything.
 
-    Errors: EncodeError for a message that has no term, when it must travel.
+    Errors: EncodeError for a message that has no term, when it must travel; BusyError when 32 times that limit waits
+    and the current process, a coroutine, sends on without ever waiting.
     """
     body = current.get() or current_body()
     runtime = body.runtime
@@ -50,17 +53,36 @@ def send(to: Destination, message: Any) -> Any:
         runtime.send(body.process, to, message)
     else:
         runtime.on_loop(runtime.send, body.process, to, message)
-        if body.held_by is not None:
+        if body.held_by:
             wait_in_thread(runtime, body.wait_for_room())
     return message
 
 
 async def send_wait(to: Destination, message: Any) -> None:
-    """`send`, then wait until a mailbox that was full has room (`limit_mailbox`): for who sends without receiving."""
+    """`send`, then wait until the mailbox or the node that it went to, if that was full, has room.
+
+    For who sends without receiving: see `send`.
+    """
     send(to, message)
     body = current_body()
-    if body.held_by is not None and body.runtime.on_its_loop():
+    if body.held_by and body.runtime.on_its_loop():
         await body.wait_for_room()
+
+
+def send_nosuspend(to: Destination, message: Any) -> bool:
+    """`send`, unless the connection that it would go over is busy: False then, and nothing was sent.
+
+    Source: `erlang:send_nosuspend/2`.
+    """
+
+    def act(runtime: Runtime, process: Process) -> bool:
+        if runtime.is_busy(to):
+            return False
+        runtime.send(process, to, message)
+        return True
+
+    sent: bool = _act(act)
+    return sent
 
 
 def limit_mailbox(messages: int | None, when_full: WhenFull | str = WhenFull.DROP) -> None:

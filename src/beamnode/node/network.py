@@ -78,6 +78,7 @@ class NetworkOptions:
     net_tickintensity: int = 4
     net_setuptime: float = 7.0
     strings: bool = False  # decode binaries that are valid UTF-8 to str
+    dist_buf_busy_limit: int = 1024 * 1024  # bytes that wait for one node (OTP: +zdbbl, in KiB)
 
 
 class Network:
@@ -376,6 +377,7 @@ class Network:
             now=now,
             strings=options.strings,
             limits=self.limits,
+            lanes=True,
         )
 
     def inbox(self, peer: Atom) -> Arrivals:

@@ -72,6 +72,7 @@ class NodeOptions(TypedDict, total=False):
     net_ticktime: float
     net_tickintensity: int
     net_setuptime: float
+    dist_buf_busy_limit: int
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
@@ -93,6 +94,8 @@ class Node:
     - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or
       spawn that names a node connects to it.
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
+    - `dist_buf_busy_limit`: so many bytes may wait for one node; then who sends to it waits until it is half of that
+      (`send`; OTP's `+zdbbl`, which counts in KiB). Default: 1 MiB.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
@@ -115,6 +118,7 @@ class Node:
         net_ticktime: float = 60.0,
         net_tickintensity: int = 4,
         net_setuptime: float = 7.0,
+        dist_buf_busy_limit: int = 1024 * 1024,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
@@ -136,6 +140,7 @@ class Node:
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
             net_setuptime=_positive("net_setuptime", net_setuptime),
+            dist_buf_busy_limit=_busy_limit(dist_buf_busy_limit),
             strings=strings,
         )
         self._exposed = Exposed(self._name, policy)
@@ -270,6 +275,7 @@ class Node:
         except UsageError as error:
             log.error("service %s of node %s cannot be started: %s", service.name, self._name, error)
             return
+        process.body.never_held = True  # by one peer that does not read: others ask it too
         process.trap_exit = True  # a process that is linked to it does not take it along
         self._service_processes[service.name] = process
         task = process.body.task
@@ -661,6 +667,12 @@ def _positive(what: str, seconds: float) -> float:
     if not seconds > 0:
         raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
     return float(seconds)
+
+
+def _busy_limit(value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1024:
+        raise UsageError(f"dist_buf_busy_limit is a number of bytes, 1024 or more, not {value!r}")
+    return value
 
 
 def _tick_intensity(intensity: int) -> int:

@@ -12,6 +12,7 @@ from beamnode.core.connections import Connection
 from beamnode.errors import NetworkError, UsageError
 from beamnode.etf import Atom, a
 from beamnode.node import Node as BareNode
+from beamnode.node.session import Session
 
 TRANSITION_SECONDS = 60.0  # as OTP
 
@@ -33,6 +34,10 @@ class ConnectionInfo:
     """The peer's, 0 while it is pending."""
     id: int
     """No two connections of this life of the node have the same."""
+    unsent_bytes: int
+    """What waits here for the peer to read (`dist_buf_busy_limit`), besides what its carrier holds."""
+    busy: bool
+    """Whether so much waits that processes that send to it wait too."""
 
 
 class NetControl(BareNode):
@@ -40,7 +45,10 @@ class NetControl(BareNode):
 
     def connections(self) -> list[ConnectionInfo]:
         """Every connection, those that are still being made too; none while the node is stopped."""
-        return [_info(entry) for entry in self.network.connections.connections()] if self.alive else []
+        if not self.alive:
+            return []
+        network = self.network
+        return [_info(entry, network.session(entry.node)) for entry in network.connections.connections()]
 
     def set_net_ticktime(self, seconds: float, transition: float = TRANSITION_SECONDS) -> Any:
         """Change `net_ticktime` on all connections: do it on every node within `transition` seconds.
@@ -99,9 +107,18 @@ class NotConnected(NetworkError):
     reason = "noconnection"
 
 
-def _info(entry: Connection) -> ConnectionInfo:
+def _info(entry: Connection, session: Session | None) -> ConnectionInfo:
     bytes_in, bytes_out = (0, 0) if entry.counters is None else entry.counters()
     kind = a.hidden if entry.hidden else a.visible
     return ConnectionInfo(
-        entry.node, entry.state.value, str(kind), entry.address, bytes_in, bytes_out, entry.creation, entry.id
+        entry.node,
+        entry.state.value,
+        str(kind),
+        entry.address,
+        bytes_in,
+        bytes_out,
+        entry.creation,
+        entry.id,
+        0 if session is None else session.unsent_bytes,
+        session is not None and session.pressure.busy,
     )
