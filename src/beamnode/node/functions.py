@@ -63,9 +63,12 @@ async def send_wait(to: Destination, message: Any) -> None:
 
     For who sends without receiving: see `send`.
     """
-    send(to, message)
     body = current_body()
-    if body.held_by and body.runtime.on_its_loop():
+    on_loop = body.runtime.on_its_loop()
+    if body.held_by and on_loop:  # by what was sent before
+        await body.wait_for_room()
+    send(to, message)
+    if body.held_by and on_loop:
         await body.wait_for_room()
 
 

@@ -260,7 +260,7 @@ class Session:
             self.network.untold(self.node, record)
             return
         channel.send(record)
-        if self.queued(channel.outbound.pending_bytes):
+        if self.queued(channel.pending_bytes):
             sender = getattr(record, "sender", None)
             process = self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
             if process is not None:

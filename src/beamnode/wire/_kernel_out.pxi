@@ -21,6 +21,7 @@ cdef class Outbound:
     cdef bint sends_alias
     cdef object cache           # of atoms: a `header.AtomCacheOut`
     cdef dict slots_of          # its table
+    cdef object all_lanes       # a `departures.Lanes`, or None
     cdef dict lanes             # by sender, where a large message of its is still leaving
     cdef dict atoms             # of the message that is being written: Atom -> place in its header
     cdef list chunks
@@ -37,6 +38,7 @@ cdef class Outbound:
         self.cache = AtomCacheOut() if cache is None else cache
         self.slots_of = self.cache.slots_of
         self.slow = outbound.Outbound(int_flags, self.cache, lanes)
+        self.all_lanes = lanes
         self.lanes = {} if lanes is None else lanes.open
         self.atoms = {}
         self.chunks = []
@@ -64,7 +66,7 @@ cdef class Outbound:
                 self.end(&w)
         failed()
         self.send(Send(to, message, sender))
-        return self.pending()
+        return self.all_pending()
 
     def send_to_name(self, sender, name, message):
         """`send` of a `RegSend`; the bytes that wait now."""
@@ -84,7 +86,7 @@ cdef class Outbound:
                 self.end(&w)
         failed()
         self.send(RegSend(sender, name, message))
-        return self.pending()
+        return self.all_pending()
 
     def send_to_alias(self, sender, alias, message):
         """`send` of an `AliasSend`; the bytes that wait now."""
@@ -110,7 +112,10 @@ cdef class Outbound:
                 self.end(&w)
         failed()
         self.send(AliasSend(sender, alias, message))
-        return self.pending()
+        return self.all_pending()
+
+    cdef object all_pending(self):
+        return self.pending() if self.all_lanes is None else self.pending() + self.all_lanes.waiting_bytes
 
     cdef bint has_lane(self, object sender) except -1:
         return PyDict_Size(<PyObject *>self.lanes) != 0 and sender in self.lanes

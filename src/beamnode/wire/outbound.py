@@ -84,19 +84,22 @@ class Outbound:
             self._queue_frame(_NORMAL_HEAD + self._table(atoms), chunks, size)
 
     def send_to_pid(self, sender: Pid, to: Pid, message: Any) -> int:
-        """`send` of a `Send`; the bytes that wait now."""
+        """`send` of a `Send`; the bytes that wait now, those in lanes included if the message joined them."""
         self.send(Send(to, message, sender))
-        return self.pending_bytes
+        return self._all_pending()
 
     def send_to_name(self, sender: Pid, name: Atom, message: Any) -> int:
         """`send` of a `RegSend`; the bytes that wait now."""
         self.send(RegSend(sender, name, message))
-        return self.pending_bytes
+        return self._all_pending()
 
     def send_to_alias(self, sender: Pid, alias: Reference, message: Any) -> int:
         """`send` of an `AliasSend`; the bytes that wait now."""
         self.send(AliasSend(sender, alias, message))
-        return self.pending_bytes
+        return self._all_pending()
+
+    def _all_pending(self) -> int:
+        return self.pending_bytes if self._lanes is None else self.pending_bytes + self._lanes.waiting_bytes
 
     def _encode_control(self, record: Record, atoms: AtomTable | None) -> tuple[bytearray, Any] | None:
         """The control tuple as bytes, to which the payload can be appended, and the payload; None: drop the record."""
