@@ -108,6 +108,10 @@ def connection(node: Node, host: str = "b") -> ConnectionInfo:
     return info
 
 
+def is_busy(node: Node) -> bool:
+    return any(info.node.name == "n@b" and info.busy for info in node.connections())
+
+
 async def until(what: Callable[[], object], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not what():
@@ -170,13 +174,13 @@ def test_a_sender_waits_while_its_peer_does_not_read(body: Callable[..., Any]) -
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(body, world.to, a.one, 200)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         assert LIMIT < await settled(near) < LIMIT + SLACK
         assert world.got == []
         world.heal()
         await until(lambda: len(world.got) == 200)
         assert world.got == [(a.one, number, PIECE) for number in range(200)]
-        await until(lambda: not connection(near).busy)
+        await until(lambda: not is_busy(near))
         assert connection(near).unsent_bytes == 0
 
     play(main)
@@ -187,7 +191,7 @@ def test_many_senders_add_a_message_each() -> None:
         world.stall()
         for tag in range(20):
             spawn(with_receive, world.to, tag, 50)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         assert await settled(near) < LIMIT + SLACK + 20 * len(PIECE)
         world.heal()
         await until(lambda: len(world.got) == 20 * 50)
@@ -218,7 +222,7 @@ def test_who_sends_elsewhere_does_not_wait() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(with_send_wait, world.to, a.one, 200)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         for number in range(50):
             send(world.other_to, (self(), number))
             assert await receive(timeout=5) == number
@@ -238,11 +242,50 @@ def test_links_monitors_and_exit_signals_hold_as_well() -> None:
         done: list[bool] = []
         world.stall()
         spawn(with_send_wait, world.to, a.one, 200)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         spawn(signals, world.to, done)
         await until(lambda: done)
         await asyncio.sleep(0.1)
         assert done == [False], "it waits before its time to receive begins"
+
+    play(main)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+@pytest.mark.parametrize("body", BODIES)
+def test_a_sender_waits_while_the_connection_is_made(body: Callable[..., Any], comes: bool) -> None:
+    async def main(world: World, near: Node) -> None:
+        await near.disconnect(world.to.node)
+        await until(lambda: world.to.node not in near.list("known"))
+        world.stall()
+        _, reference = spawn_monitor(body, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        assert connection(near).state == "pending"
+        assert LIMIT < await settled(near) < LIMIT + len(PIECE) + 100
+        if comes:
+            world.heal()
+            await until(lambda: len(world.got) == 200)
+            assert world.got == [(a.one, number, PIECE) for number in range(200)]
+        else:
+            first = connection(near).id  # this attempt fails: what waits for it is lost, and nobody waits any more
+            await until(lambda: is_busy(near) and connection(near).id != first)
+            world.heal()
+        match await receive(timeout=10):
+            case (a.DOWN, got, a.process, _, reason):
+                assert (got, reason) == (reference, a.normal)
+
+    play(main, net_setuptime=0.3)
+
+
+def test_a_coroutine_that_never_waits_for_a_connection_gets_an_error() -> None:
+    async def main(world: World, near: Node) -> None:
+        await near.disconnect(world.to.node)
+        await until(lambda: world.to.node not in near.list("known"))
+        world.stall()
+        with pytest.raises(BusyError):  # noqa: PT012
+            for _ in range(10_000):
+                send(world.to, PIECE)
+        assert connection(near).unsent_bytes < pressure.FLOODED * LIMIT + SLACK
 
     play(main)
 
@@ -255,7 +298,7 @@ def test_an_exit_signal_ends_who_waits(body: Callable[..., Any]) -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         pid, reference = spawn_monitor(body, world.to, a.one, 1000)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         await settled(near)
         exit(pid, a.kill)
         assert await receive(timeout=5) == (a.DOWN, reference, a.process, pid, a.killed)
@@ -268,8 +311,9 @@ def test_the_end_of_the_connection_ends_the_waiting(body: Callable[..., Any]) ->
     async def main(world: World, near: Node) -> None:
         world.stall()
         _, reference = spawn_monitor(body, world.to, a.one, 60)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         world.memory.cut("a", "b")
+        world.heal()
         match await receive(timeout=10):
             case (a.DOWN, got, a.process, _, reason):
                 assert (got, reason) == (reference, a.normal)
@@ -302,7 +346,7 @@ def test_services_go_on_serving_others() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(with_send_wait, world.to, a.one, 200)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         for process in near._service_processes.values():
             near.runtime.send(process, world.to, PIECE)
             near.runtime.send(process, world.to, PIECE)
@@ -360,7 +404,7 @@ def test_small_messages_pass_the_rest_of_a_large_one() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(send, world.to, (a.large, bytes(8_000_000)))
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         for number in range(100):
             spawn(send, world.to, number)
         await asyncio.sleep(0.05)
@@ -383,7 +427,7 @@ def test_what_a_process_sends_after_its_large_message_comes_after_it() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(sends, world.to)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         for number in range(50):
             spawn(send, world.to, (a.new_too, number))
         await asyncio.sleep(0.05)
@@ -410,7 +454,7 @@ def test_signals_of_an_end_come_after_the_large_message_of_who_ended() -> None:
         await until(lambda: world.got == [a.ready])
         world.stall()
         send(pid, a.go)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         await asyncio.sleep(0.05)
         world.heal()
         await until(lambda: len(world.got) == 4)
@@ -424,7 +468,7 @@ def test_large_messages_take_turns() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(send, world.to, (a.huge, bytes(8_000_000)))
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         for number in range(10):
             spawn(send, world.to, (a.large, number, bytes(200_000)))
         await asyncio.sleep(0.05)
@@ -478,7 +522,7 @@ def test_a_peer_that_takes_nothing_is_noticed_by_its_silence() -> None:
     async def main(world: World, near: Node) -> None:
         world.stall()
         spawn(with_send_wait, world.to, a.one, 200)
-        await until(lambda: connection(near).busy)
+        await until(lambda: is_busy(near))
         await until(lambda: all(info.node.name != "n@b" or info.state == "pending" for info in near.connections()))
 
     play(main, net_ticktime=0.8)

@@ -53,7 +53,8 @@ DYNAMIC_HOSTS_MAX = 256  # whose peers get a name again that was given there bef
 DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
 
 # What the other side is to have even when this node stops while it connects.
-_TO_BE_TOLD = (control.Send, control.RegSend, control.AliasSend, control.Exit, control.Exit2)
+_MESSAGES = (control.Send, control.RegSend, control.AliasSend)
+_TO_BE_TOLD = (*_MESSAGES, control.Exit, control.Exit2)
 
 # Signals that are not worth a connection: they only end ties, and without a connection there is no tie.
 _NOT_WORTH_DIALLING = frozenset(
@@ -202,16 +203,28 @@ class Network:
             log.warning("no connection to %s: %d others are being made", on_one_line(node.name), len(self._dialling))
             self.runtime.break_ties(node)
             return
-        match self.connections.want(node, _snapshot(record)):
-            case Want.DIAL:
-                self._dial(node)
-            case Want.REFUSED:
-                log.info(
-                    "no connection to %s: dist_auto_connect is %s",
-                    on_one_line(node.name),
-                    self.connections.auto_connect.value,
-                )
-                self.runtime.break_ties(node)
+        attempt = self._attempt(node)
+        if attempt is not None and isinstance(record, _MESSAGES):
+            attempt.check_waits(record)
+        snapshot, size = _snapshot(record)
+        answer = self.connections.want(node, snapshot)
+        if answer is Want.DIAL:
+            self._dial(node)
+            attempt = self._attempt(node)
+        if attempt is not None:
+            attempt.awaited(record, size)
+        if answer is Want.REFUSED:
+            log.info(
+                "no connection to %s: dist_auto_connect is %s",
+                on_one_line(node.name),
+                self.connections.auto_connect.value,
+            )
+            self.runtime.break_ties(node)
+
+    def _attempt(self, node: Atom) -> Session | None:
+        """The attempt that a connection to `node` hangs on now."""
+        entry = self.connections.get(node)
+        return entry.owner if entry is not None and isinstance(entry.owner, Session) else None
 
     def untold(self, node: Atom, record: control.Record) -> None:
         """`node` cannot be told this, for want of a flag: monitors and spawns get their answer from here."""
@@ -527,17 +540,22 @@ def _named(node: Atom) -> NodeName:
     return NodeName(alive, host, is_long_host(host))
 
 
-def _snapshot(record: control.Record) -> control.Record:
-    """`record` with a payload that cannot change while it waits. Errors: EncodeError."""
-    if isinstance(record, control.Send | control.RegSend | control.AliasSend):
-        return dataclasses.replace(record, message=decode(encode(record.message)))
+def _snapshot(record: control.Record) -> tuple[control.Record, int]:
+    """`record` with a payload that cannot change while it waits, and the bytes of that. Errors: EncodeError."""
+    if isinstance(record, _MESSAGES):
+        encoded = encode(record.message)
+        return dataclasses.replace(record, message=decode(encoded)), len(encoded)
     if isinstance(record, control.SpawnRequest):
-        return dataclasses.replace(record, args=decode(encode(record.args)), options=decode(encode(record.options)))
+        encoded = encode((record.args, record.options))
+        args, options = decode(encoded)
+        return dataclasses.replace(record, args=args, options=options), len(encoded)
     if isinstance(record, control.Exit2):
-        return dataclasses.replace(record, reason=decode(encode(record.reason)))
+        encoded = encode(record.reason)
+        return dataclasses.replace(record, reason=decode(encoded)), len(encoded)
     if isinstance(record, control.Exit | control.MonitorPExit):
-        return dataclasses.replace(record, reason=decode(encode(sendable(record.reason))))
-    return record
+        encoded = encode(sendable(record.reason))
+        return dataclasses.replace(record, reason=decode(encoded)), len(encoded)
+    return record, 0
 
 
 def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:

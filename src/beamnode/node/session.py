@@ -12,9 +12,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from beamnode.carriers.base import Stream
+from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
 from beamnode.etf import Atom, Pid
-from beamnode.node.pressure import Flooded, Pressure
+from beamnode.node.pressure import Flooded, Pressure, check_waits
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
 from beamnode.wire.departures import Departures
@@ -80,6 +81,7 @@ class Session:
         self._write_scheduled = False
         self._write_at_once = WRITE_AT_ONCE_BYTES  # 0 while it is busy: then `queued` always looks
         self._writing_paused = False
+        self._awaiting_bytes = 0  # of what waits, elsewhere, for this to be up
         self.pressure = Pressure(network.options.dist_buf_busy_limit)
         self._gone: asyncio.Future[None] | None = None
 
@@ -102,7 +104,33 @@ class Session:
     @property
     def unsent_bytes(self) -> int:
         """What waits here: besides it there is what the carrier holds, and what the system does."""
-        return 0 if self._channel is None else self._channel.pending_bytes
+        return self._awaiting_bytes if self._channel is None else self._channel.pending_bytes
+
+    # --- Before it is up ----------------------------------------------------------------------------------------------
+
+    def awaited(self, record: Record, size: int) -> None:
+        """A signal of `size` bytes waits for this to be up. Past the limit, who has sent it waits too."""
+        self._awaiting_bytes += size
+        if self.pressure.look(self._awaiting_bytes, self._loop.time()):
+            self._write_at_once = 0
+        if self.pressure.busy:
+            self._hold_sender(record)
+
+    def check_waits(self, record: Record) -> None:
+        """Errors: BusyError for a process that should be waiting, when far too much waits."""
+        if self._awaiting_bytes > self.pressure.flooded_bytes and (process := self._sender(record)) is not None:
+            assert self.node is not None
+            check_waits(process, self.pressure, self.node)
+
+    def _sender(self, record: Record) -> Process | None:
+        """The process of this node whose signal it is, if it lives."""
+        sender = getattr(record, "sender", None)
+        return self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
+
+    def _hold_sender(self, record: Record) -> None:
+        process = self._sender(record)
+        if process is not None:
+            self.pressure.hold(process)
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
@@ -261,10 +289,7 @@ class Session:
             return
         channel.send(record)
         if self.queued(channel.pending_bytes):
-            sender = getattr(record, "sender", None)
-            process = self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
-            if process is not None:
-                self.pressure.hold(process)
+            self._hold_sender(record)
 
     def queued(self, pending_bytes: int) -> bool:
         """Something waits to be written, so much in all: at the end of this turn, or now if that is a lot.

@@ -35,7 +35,7 @@ class ConnectionInfo:
     id: int
     """No two connections of this life of the node have the same."""
     unsent_bytes: int
-    """What waits here for the peer to read (`dist_buf_busy_limit`), besides what its carrier holds."""
+    """What waits here for the peer to read, or to be connected (`dist_buf_busy_limit`); its carrier may hold more."""
     busy: bool
     """Whether so much waits that processes that send to it wait too."""
 
@@ -45,10 +45,7 @@ class NetControl(BareNode):
 
     def connections(self) -> list[ConnectionInfo]:
         """Every connection, those that are still being made too; none while the node is stopped."""
-        if not self.alive:
-            return []
-        network = self.network
-        return [_info(entry, network.session(entry.node)) for entry in network.connections.connections()]
+        return [_info(entry) for entry in self.network.connections.connections()] if self.alive else []
 
     def set_net_ticktime(self, seconds: float, transition: float = TRANSITION_SECONDS) -> Any:
         """Change `net_ticktime` on all connections: do it on every node within `transition` seconds.
@@ -107,7 +104,8 @@ class NotConnected(NetworkError):
     reason = "noconnection"
 
 
-def _info(entry: Connection, session: Session | None) -> ConnectionInfo:
+def _info(entry: Connection) -> ConnectionInfo:
+    session = entry.owner if isinstance(entry.owner, Session) else None
     bytes_in, bytes_out = (0, 0) if entry.counters is None else entry.counters()
     kind = a.hidden if entry.hidden else a.visible
     return ConnectionInfo(
