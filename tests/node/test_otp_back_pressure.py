@@ -158,21 +158,14 @@ def test_the_end_of_who_sent_a_large_message_comes_after_it(world: World) -> Non
 def test_a_peer_that_stays_stopped_is_lost_and_nobody_waits_for_it(
     world: World, suspended: Callable[[bool], None]
 ) -> None:
-    async def presses(to: Pid) -> None:
-        while connected:
-            await send_wait(to, PIECE)
-
-    connected = [True]
-
     async def main() -> None:
         async with world.node(net_ticktime=1.0, dist_auto_connect="never") as node:
             assert await node.connect(world.name)
             to = await world.erl("spawn(fun Loop() -> receive _ -> Loop() end end)")
             suspended(True)
-            _, reference = spawn_monitor(presses, to)
+            _, reference = spawn_monitor(waits, to, a.one)
             await until(lambda: connection(node, world.name).busy)
             await until(lambda: node.list("connected") == [])
-            connected.clear()
             assert (await expect())[1] == reference
             suspended(False)
             await world.gone_there(node)

@@ -44,8 +44,8 @@ def send(to: Destination, message: Any) -> Any:
     It waits likewise when more than `dist_buf_busy_limit` bytes (an option of `Node`) wait for a node that reads
     slowly; a spawned `async def` then, where tasks are compiled, already where it awaits anything.
 
-    Errors: EncodeError for a message that has no term, when it must travel; BusyError when 32 times that limit waits
-    and the current process, a coroutine, sends on without ever waiting.
+    Errors: EncodeError for a message that has no term, when it must travel; BusyError for a coroutine that should wait,
+    sends on all the same, and with others like it has sent 32 times that limit.
     """
     body = current.get() or current_body()
     runtime = body.runtime

@@ -8,8 +8,8 @@ left, or the connection has ended. What a process is kept from, by its kind:
   whatever that waits for. Elsewhere, and in the block of `async with Node(...)`, it waits at the next await of ours
   that receives, calls, or is a `send_wait`.
 
-So a coroutine that sends on and on without such an await could still fill the memory. From `FLOODED` times the limit
-on, `send` raises BusyError for a process that should be waiting.
+So a coroutine that sends on and on without such an await could still fill the memory: when `FLOODED` times the limit
+has been sent by processes that should be waiting, `send` raises BusyError for them.
 
 What the node itself says (the end of a process, answers to requests) goes on, and so do its services, which serve other
 peers too. Links, monitors, exit signals and spawn requests of a process hold it as messages do.
@@ -31,11 +31,11 @@ from beamnode.node.body import Body, LoopBody
 
 if TYPE_CHECKING:
     from beamnode.node.runtime import Runtime
-    from beamnode.wire.outbound import Outbound
+    from beamnode.wire.channel import Channel
 
 log = logging.getLogger("beamnode.connection")
 
-FLOODED = 32  # times the limit
+FLOODED = 32  # times the limit, of what nobody had to send yet
 LOGGED_SECONDS = 5.0  # shorter than that, being busy is an everyday thing
 NAMED_MAX = 5  # processes in a line of the log
 
@@ -46,13 +46,13 @@ class Pressure:
     To the processes that wait it is what a full mailbox is (`core.bounded_mailbox`).
     """
 
-    __slots__ = ("busy", "flooded_bytes", "held", "limit", "since", "told", "waiting", "who")
+    __slots__ = ("busy", "held", "limit", "overdraft", "since", "told", "waiting", "who")
 
     suspends = True
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.flooded_bytes = limit * FLOODED
+        self.overdraft = 0  # bytes that were sent, since it is busy, by who should have waited
         self.busy = False
         self.waiting: deque[Callable[[], object]] = deque()
         self.held: dict[Body, None] = {}  # who has sent since it is busy
@@ -73,7 +73,7 @@ class Pressure:
             return True
         if waiting_bytes <= self.limit:
             return False
-        self.busy, self.since, self.told = True, now, False
+        self.busy, self.since, self.told, self.overdraft = True, now, False, 0
         return True
 
     def hold(self, process: Process) -> None:
@@ -92,6 +92,21 @@ class Pressure:
         waiting, self.waiting = self.waiting, deque()
         for wake in waiting:
             wake()
+
+    def should_wait(self, process: Process, node: Atom) -> bool:
+        """Whether it is held already, and sends on: then count that as `overdraft`. Errors: BusyError, past the bound.
+
+        (A thread may send on: it has waited, or another thread of its process has not.)
+        """
+        body = process.body
+        if body not in self.held:
+            return False
+        if self.overdraft > self.limit * FLOODED and isinstance(body, LoopBody):
+            raise BusyError(
+                f"{node} is busy, {self.overdraft} bytes were sent to it by processes that should wait, and "
+                f"{process.pid!r} sends on: use `await send_wait(...)`, or receive between"
+            )
+        return True
 
     # --- The log ------------------------------------------------------------------------------------------------------
 
@@ -122,38 +137,30 @@ class Pressure:
         return f"{named} and {more} more" if more > 0 else named
 
 
-class Flooded:
-    """Stands for the outbound half of a connection for which far more waits than should."""
+class Pressed:
+    """Stands for the outbound half of a connection while that is busy, and counts what is sent by who should wait."""
 
-    def __init__(self, node: Atom, pressure: Pressure, outbound: Outbound, runtime: Runtime) -> None:
+    def __init__(self, node: Atom, pressure: Pressure, channel: Channel, runtime: Runtime) -> None:
         self._node = node
         self._pressure = pressure
-        self._outbound = outbound
+        self._outbound = channel.outbound
+        self._departures = channel.departures
         self._runtime = runtime
 
     def send_to_pid(self, sender: Pid, to: Pid, message: Any) -> int:
-        self._check(sender)
-        return self._outbound.send_to_pid(sender, to, message)
+        return self._send(sender, self._outbound.send_to_pid, sender, to, message)
 
     def send_to_name(self, sender: Pid, name: Atom, message: Any) -> int:
-        self._check(sender)
-        return self._outbound.send_to_name(sender, name, message)
+        return self._send(sender, self._outbound.send_to_name, sender, name, message)
 
     def send_to_alias(self, sender: Pid, alias: Reference, message: Any) -> int:
-        self._check(sender)
-        return self._outbound.send_to_alias(sender, alias, message)
+        return self._send(sender, self._outbound.send_to_alias, sender, alias, message)
 
-    def _check(self, sender: Pid) -> None:
+    def _send(self, sender: Pid, send: Callable[..., int], *args: Any) -> int:
         process = self._runtime.signals.lookup(sender)
-        if process is not None:
-            check_waits(process, self._pressure, self._node)
-
-
-def check_waits(process: Process, pressure: Pressure, node: Atom) -> None:
-    """Raise BusyError for a process that should be waiting, runs on the loop, and sends on."""
-    body = process.body
-    if isinstance(body, LoopBody) and body in pressure.held:
-        raise BusyError(
-            f"more than {pressure.flooded_bytes} bytes wait for {node}, which is busy, and {process.pid!r} sends on "
-            "without waiting: use `await send_wait(...)`, or receive between"
-        )
+        if process is None or not self._pressure.should_wait(process, self._node):
+            return send(*args)
+        before = self._departures.waiting_bytes
+        pending_bytes = send(*args)
+        self._pressure.overdraft += self._departures.waiting_bytes - before
+        return pending_bytes

@@ -15,7 +15,7 @@ from beamnode.carriers.base import Stream
 from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
 from beamnode.etf import Atom, Pid
-from beamnode.node.pressure import Flooded, Pressure, check_waits
+from beamnode.node.pressure import Pressed, Pressure
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
 from beamnode.wire.departures import Departures
@@ -76,7 +76,7 @@ class Session:
         self._machine: Initiator | Acceptor | None = None
         self._channel: Channel | None = None
         self._inbox: Inbox | None = None
-        self.outbound: Outbound | Flooded  # from the moment it is up
+        self.outbound: Outbound | Pressed  # from the moment it is up
         self._timer: asyncio.TimerHandle | None = None
         self._write_scheduled = False
         self._write_at_once = WRITE_AT_ONCE_BYTES  # 0 while it is busy: then `queued` always looks
@@ -113,14 +113,17 @@ class Session:
         self._awaiting_bytes += size
         if self.pressure.look(self._awaiting_bytes, self._loop.time()):
             self._write_at_once = 0
-        if self.pressure.busy:
-            self._hold_sender(record)
+        process = self._sender(record) if self.pressure.busy else None
+        if process is not None:
+            if process.body in self.pressure.held:
+                self.pressure.overdraft += size
+            self.pressure.hold(process)
 
     def check_waits(self, record: Record) -> None:
-        """Errors: BusyError for a process that should be waiting, when far too much waits."""
-        if self._awaiting_bytes > self.pressure.flooded_bytes and (process := self._sender(record)) is not None:
-            assert self.node is not None
-            check_waits(process, self.pressure, self.node)
+        """Errors: BusyError for a process that should be waiting, when such have sent far too much."""
+        process = self._sender(record)
+        if process is not None and self.node is not None:
+            self.pressure.should_wait(process, self.node)
 
     def _sender(self, record: Record) -> Process | None:
         """The process of this node whose signal it is, if it lives."""
@@ -338,21 +341,21 @@ class Session:
             self._loop.call_soon(self.write)
 
     def _look_at_pressure(self, waiting_bytes: int) -> None:
-        """Busy or not any more; and flooded or not."""
-        pressure = self.pressure
+        """Busy, or not any more."""
+        pressure, channel = self.pressure, self._channel
         now = self._loop.time()
-        if pressure.look(waiting_bytes, now):
-            self._write_at_once = 0 if pressure.busy else WRITE_AT_ONCE_BYTES
-            if not pressure.busy:
-                pressure.tell_end(self.node, now)
-                pressure.release()
-        assert self._channel is not None
-        half = self._channel.outbound
-        if waiting_bytes <= pressure.flooded_bytes:
-            self.outbound = half
-        elif self.outbound is half:
-            assert self.node is not None
-            self.outbound = Flooded(self.node, pressure, half, self.network.runtime)
+        if not pressure.look(waiting_bytes, now):
+            return
+        assert channel is not None
+        assert self.node is not None
+        if pressure.busy:
+            self._write_at_once = 0
+            self.outbound = Pressed(self.node, pressure, channel, self.network.runtime)
+        else:
+            self._write_at_once = WRITE_AT_ONCE_BYTES
+            self.outbound = channel.outbound
+            pressure.tell_end(self.node, now)
+            pressure.release()
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
