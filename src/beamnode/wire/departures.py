@@ -13,7 +13,7 @@ ERTS_DSIG_SEND_PHASE_SEND), which here goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from beamnode.etf.terms import Pid
@@ -68,34 +68,43 @@ class Lanes:
         """Let the frames of these lanes leave."""
         self._turns.extend(lane for lane in lanes if lane.frames)
 
-    def next_frame(self) -> tuple[Sequence[Chunk], int] | None:
-        """The next frame and its size, each lane in turn; None: none may leave now."""
+    def next_frames(self, chunks: list[Chunk], size: int) -> int:
+        """Append the next frame to `chunks`, each lane in turn; where there is one lane only, frames of `size` bytes.
+
+        How many bytes that was; 0: no frame may leave now.
+        """
         turns = self._turns
         while turns:
             lane = turns.popleft()
             if lane.frames:
-                frame, size = self._leave(lane)
+                taken = self._leave(lane, chunks, 1 if turns else size)
                 if lane.frames:
                     turns.append(lane)
-                return frame, size
-        return None
+                return taken
+        return 0
 
-    def take_all(self) -> Iterator[Sequence[Chunk]]:
+    def take_all(self) -> list[Chunk]:
         """All frames of all lanes: they leave in the place of what called, behind every first fragment."""
         self._turns.clear()
         self._begun.clear()
+        chunks: list[Chunk] = []
         for lane in list(self.open.values()):
-            while lane.frames:
-                yield self._leave(lane)[0]
+            self._leave(lane, chunks, self.waiting_bytes)
+        return chunks
 
-    def _leave(self, lane: Lane) -> tuple[Sequence[Chunk], int]:
-        frame, size = lane.frames.popleft()
-        if not lane.frames:
+    def _leave(self, lane: Lane, chunks: list[Chunk], size: int) -> int:
+        """At least so many bytes of the lane's frames, if it has them; how many it was."""
+        frames, taken = lane.frames, 0
+        while frames and taken < size:
+            frame, frame_bytes = frames.popleft()
+            chunks += frame
+            taken += frame_bytes
+            self.frames_written += 1
+        if not frames:
             del self.open[lane.sender]
-        self.waiting_bytes -= size
-        self.frames_written += 1
-        self.bytes_written += size
-        return frame, size
+        self.waiting_bytes -= taken
+        self.bytes_written += taken
+        return taken
 
 
 class Half(Protocol):
@@ -155,10 +164,7 @@ class Departures:
                 self._lanes.start(run.begun)
                 chunks += run.chunks
                 size -= run.size
-            frame = self._lanes.next_frame()
-            if frame is not None:
-                chunks += frame[0]
-                size -= frame[1]
+            size -= self._lanes.next_frames(chunks, 1 if self._runs else max(size, 1))
             if size == left:
                 break
         return chunks

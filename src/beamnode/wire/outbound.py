@@ -163,8 +163,7 @@ class Outbound:
         if sender is not None:
             return self._lanes.open.get(sender)
         if type(record) is not SpawnReply:  # of the node, and before all that the new process sends
-            for frame in self._lanes.take_all():
-                self._queue_chunks(frame)
+            self._queue_chunks(self._lanes.take_all())
         return None
 
     def _queue_in_lane(self, lane: Lane, chunks: Sequence[Chunk], size: int, control_bytes: int) -> None:
