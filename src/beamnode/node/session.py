@@ -42,8 +42,8 @@ log = logging.getLogger("beamnode.connection")
 WRITE_AT_ONCE_BYTES = 64 * 1024
 
 # Where large messages leave in pieces: so much in one write, and in one turn of the loop.
-PORTION_BYTES = 256 * 1024
-WRITTEN_PER_TURN_BYTES = 4 * PORTION_BYTES
+PORTION_BYTES = 512 * 1024
+WRITTEN_PER_TURN_BYTES = 2 * PORTION_BYTES
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
 
