@@ -17,6 +17,7 @@ from beamnode import (
     exit,
     link,
     monitor,
+    process_info,
     receive,
     register,
     self,
@@ -30,7 +31,7 @@ from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import BusyError
 from beamnode.etf import implementation
 from beamnode.node import pressure
-from beamnode.node.functions import send_nosuspend
+from beamnode.node.functions import async_dist, send_nosuspend
 from beamnode.node.node import NodeOptions
 from beamnode.otp import gen
 from beamnode.services.net_control import ConnectionInfo
@@ -182,6 +183,35 @@ def test_a_sender_waits_while_its_peer_does_not_read(body: Callable[..., Any]) -
         assert world.got == [(a.one, number, PIECE) for number in range(200)]
         await until(lambda: not is_busy(near))
         assert connection(near).unsent_bytes == 0
+
+    play(main)
+
+
+def test_it_is_suspended_meanwhile() -> None:
+    async def main(world: World, near: Node) -> None:
+        world.stall()
+        pids = [spawn(with_send_wait, world.to, a.one, 200), spawn(in_a_thread, world.to, a.one, 200)]
+        await until(lambda: all(process_info(pid, "status") == "suspended" for pid in pids))
+        world.heal()
+        await until(lambda: len(world.got) == 400)
+
+    play(main)
+
+
+def test_async_dist_lets_a_process_go_on() -> None:
+    async def main(world: World, near: Node) -> None:
+        assert async_dist() is False
+        world.stall()
+        for _ in range(2 * pressure.FLOODED):
+            send(world.to, bytes(LIMIT))
+        send(world.other_to, (self(), a.mine))
+        assert await receive(timeout=5) is a.mine
+        assert connection(near).busy
+        assert async_dist(False) is True
+        send(world.to, a.one)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await send_wait(world.to, a.two)
 
     play(main)
 

@@ -64,7 +64,7 @@ class Gate(Protocol):
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("held_by", "never_held", "output", "over", "process", "runtime")
+    __slots__ = ("async_dist", "held_by", "output", "over", "process", "runtime")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
@@ -73,7 +73,7 @@ class Body(ABC):
         self.process = process
         self.over = False  # its code has returned or raised
         self.held_by: tuple[Gate, ...] = ()  # it has sent through these, which are full, and must wait
-        self.never_held = False  # whatever it sends to peers: many depend on it
+        self.async_dist = False  # True: no peer that does not read lets it wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
 

@@ -19,7 +19,7 @@ from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, LoopBody, ThreadBody
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, LoopBody, ThreadBody, body_of
 from beamnode.node.current import current, current_body
 from beamnode.node.introspection import info_of
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
@@ -305,6 +305,22 @@ def trap_exit(flag: bool = True) -> bool:
 
     def act(_runtime: Runtime, process: Process) -> bool:
         before, process.trap_exit = process.trap_exit, flag
+        return before
+
+    before: bool = _act(act)
+    return before
+
+
+def async_dist(flag: bool = True) -> bool:
+    """Whether the current process, from now on, never waits for a node that reads slowly; the result is what it was.
+
+    Then what waits for that node is bounded by nothing but what the process sends: `send_nosuspend` tells when it is
+    busy. Source: `process_flag(async_dist, Boolean)` of OTP 25.3.
+    """
+
+    def act(_runtime: Runtime, process: Process) -> bool:
+        body = body_of(process)
+        before, body.async_dist = body.async_dist, flag
         return before
 
     before: bool = _act(act)

@@ -275,7 +275,7 @@ class Node:
         except UsageError as error:
             log.error("service %s of node %s cannot be started: %s", service.name, self._name, error)
             return
-        process.body.never_held = True  # by one peer that does not read: others ask it too
+        process.body.async_dist = True  # one peer that does not read is no reason not to serve others
         process.trap_exit = True  # a process that is linked to it does not take it along
         self._service_processes[service.name] = process
         task = process.body.task

@@ -11,10 +11,12 @@ left, or the connection has ended. What a process is kept from, by its kind:
 So a coroutine that sends on and on without such an await could still fill the memory: when `FLOODED` times the limit
 has been sent by processes that should be waiting, `send` raises BusyError for them.
 
-What the node itself says (the end of a process, answers to requests) goes on, and so do its services, which serve other
-peers too. Links, monitors, exit signals and spawn requests of a process hold it as messages do.
+What the node itself says (the end of a process, answers to requests) goes on, as in OTP, and so does what a process
+with `async_dist` sends, which the node's services have: they serve other peers too. Links, monitors, exit signals and
+spawn requests of a process hold it as messages do.
 
-Source: erts dist.c `erts_dsig_send`, `erts_dist_command`; erlang(3), `send/2`; erl(1), `+zdbbl`.
+Source: erts dist.c `erts_dsig_prepare` (`ignore_busy`), `erts_dsig_send`, `erts_dist_command`; erlang(3), `send/2` and
+`process_flag/2`, `async_dist`; erl(1), `+zdbbl`.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Pressure:
     def hold(self, process: Process) -> None:
         """Let it wait, unless it is none that waits."""
         body = process.body
-        if isinstance(body, Body) and not (body.over or body.never_held):
+        if isinstance(body, Body) and not (body.over or body.async_dist):
             self.held[body] = self.who[process.pid] = None
             body.hold(self)
 

@@ -338,7 +338,7 @@ class Session:
                 return
         if not self._write_scheduled:
             self._write_scheduled = True
-            self._loop.call_soon(self.write)
+            self.network.runtime.write_soon(self)
 
     def _look_at_pressure(self, waiting_bytes: int) -> None:
         """Busy, or not any more."""
