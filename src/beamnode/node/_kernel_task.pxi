@@ -259,7 +259,7 @@ cdef class Task:
             return False
         if not self._parked:
             self._parked = True
-            gate.waiting.append(self.unpark)
+            gate.waiting[self.unpark] = None
         return True
 
     def unpark(self):

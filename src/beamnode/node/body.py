@@ -13,7 +13,6 @@ import inspect
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,7 +47,7 @@ class Output(Protocol):
 class Gate(Protocol):
     """What a process that has sent waits for: room in a full mailbox, or in the queue to a peer (`pressure.py`)."""
 
-    waiting: deque[Callable[[], object]]  # to be called when there may be room
+    waiting: dict[Callable[[], object], None]  # to be called, in this order, when there may be room
 
     @property
     def suspends(self) -> bool:
@@ -57,14 +56,11 @@ class Gate(Protocol):
     @property
     def has_room(self) -> bool: ...
 
-    def release(self) -> None:
-        """Let all that wait look again."""
-
 
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("async_dist", "held_by", "output", "over", "process", "runtime")
+    __slots__ = ("async_dist", "held_by", "output", "over", "process", "runtime", "wakes")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
@@ -73,6 +69,7 @@ class Body(ABC):
         self.process = process
         self.over = False  # its code has returned or raised
         self.held_by: tuple[Gate, ...] = ()  # it has sent through these, which are full, and must wait
+        self.wakes: tuple[Callable[[], object], ...] = ()  # what ends its waiting there
         self.async_dist = False  # True: no peer that does not read lets it wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
@@ -108,17 +105,20 @@ class Body(ABC):
         """Wait until there is room wherever it has sent to. Errors: ProcessExit when it has ended meanwhile."""
         while self.held_by:
             gate = self.held_by[0]
-            if gate.has_room:
-                self.let_go(gate)
-                continue
-            waiter = Waiter(self.runtime.loop)
-            gate.waiting.append(waiter.wake)
-            try:
-                await waiter
-            finally:
-                if waiter.wake in gate.waiting:
-                    gate.waiting.remove(waiter.wake)
-            self.check_alive()
+            while not gate.has_room:  # also when others, who were woken before it, have filled it again
+                await self._wait_at(gate)
+            self.let_go(gate)
+
+    async def _wait_at(self, gate: Gate) -> None:
+        waiter = Waiter(self.runtime.loop)
+        gate.waiting[waiter.wake] = None
+        self.wakes += (waiter.wake,)
+        try:
+            await waiter
+        finally:
+            gate.waiting.pop(waiter.wake, None)
+            self.wakes = tuple(wake for wake in self.wakes if wake != waiter.wake)
+        self.check_alive()
 
     def ended(self, error: BaseException | None) -> None:
         """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""

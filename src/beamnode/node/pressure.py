@@ -22,7 +22,6 @@ Source: erts dist.c `erts_dsig_prepare` (`ignore_busy`), `erts_dsig_send`, `erts
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ class Pressure:
         self.limit = limit
         self.overdraft = 0  # bytes that were sent, since it is busy, by who should have waited
         self.busy = False
-        self.waiting: deque[Callable[[], object]] = deque()
+        self.waiting: dict[Callable[[], object], None] = {}
         self.held: dict[Body, None] = {}  # who has sent since it is busy
         self.who: dict[Pid, None] = {}  # all that were held since then
         self.since = 0.0
@@ -86,12 +85,11 @@ class Pressure:
             body.hold(self)
 
     def release(self) -> None:
-        """Let everybody look again; where there is room they go on."""
-        if not self.busy:
-            held, self.held = self.held, {}
-            for body in held:
-                body.let_go(self)
-        waiting, self.waiting = self.waiting, deque()
+        """Let them go on, the first one first, until it is busy again."""
+        held, self.held = self.held, {}
+        for body in held:
+            body.let_go(self)
+        waiting, self.waiting = self.waiting, {}
         for wake in waiting:
             wake()
 

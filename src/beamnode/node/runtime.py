@@ -185,8 +185,8 @@ class Runtime:
             body = process.body
             if body is None or body.over:
                 continue
-            for gate in body.held_by:
-                gate.release()  # it does not wait any more; the others look, and wait on
+            for wake in body.wakes:  # threads in its name, where there is no room
+                wake()
             body.stop()
             task = getattr(body, "task", None)
             if task is not None and not task.done():
