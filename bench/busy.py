@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, Final
 
 from beamnode.etf import Atom
@@ -73,8 +73,13 @@ class Scene:
                 raise BenchError(f"{peer.name} cannot connect to {self.node}")
         self._trips(PINGS)
 
-    def row(self, case: Case) -> str:
+    def row(self, case: Case, rounds: int) -> str:
         progress(case.title)
+        looks = [self._press(case) for _ in range(rounds)]
+        return _row(case.title, *(median(values) for values in zip(*looks, strict=True)))
+
+    def _press(self, case: Case) -> tuple[float, ...]:
+        """Bytes grown; p50 and p99 before and meanwhile; seconds until all was there."""
         counter = self.slow.eval("bench_peer:start_counter()")
         before, idle = rss_bytes(self.measured.pid), self._trips(PINGS)
         self.slow.suspend()
@@ -90,8 +95,7 @@ class Scene:
         began = time.monotonic()
         wanted = each * case.senders
         wait_for(lambda: self.slow.eval("bench_peer:counted(Counter)", Counter=counter) == wanted, ANSWER_SECONDS)
-        taken = time.monotonic() - began
-        return _row(case.title, grown, idle, meanwhile, taken)
+        return grown, *_percentiles(idle), *_percentiles(meanwhile), time.monotonic() - began
 
     def _trips(self, count: int) -> list[int]:
         samples: list[int] = self.pinging.eval("bench_peer:pinged(Node, N)", ANSWER_SECONDS, Node=self.node, N=count)
@@ -102,8 +106,7 @@ class Scene:
         return self.pinging.eval(call, ANSWER_SECONDS, Node=self.node, **values)
 
 
-def _row(title: str, grown: int, idle: list[int], meanwhile: list[int], taken: float) -> str:
-    (idle50, idle99), (busy50, busy99) = _percentiles(idle), _percentiles(meanwhile)
+def _row(title: str, grown: float, idle50: float, idle99: float, busy50: float, busy99: float, seconds: float) -> str:
     cells = [
         title,
         f"{grown / MIB:.1f}",
@@ -115,7 +118,7 @@ def _row(title: str, grown: int, idle: list[int], meanwhile: list[int], taken: f
         f"{idle99 / 1e3:,.0f}",
         f"{busy99 / 1e3:,.0f}",
         f"{busy99 / idle99:.2f}",
-        f"{taken:.1f}",
+        f"{seconds:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -132,6 +135,7 @@ def _percentiles(samples: list[int]) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.busy", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--megabytes", type=int, default=1000, help="sent to the peer that is stopped (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are shown (default: 3)")
     parser.add_argument("--otp", type=int, default=27, help="the release of the peers (default: 27)")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     options = parser.parse_args(arguments)
@@ -140,16 +144,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (loop,) = loops(options.loop)
         with Setting(options.otp) as setting:
             scene = Scene(setting, setting.python(loop), options.megabytes)
-            rows += [scene.row(case) for case in CASES]
+            rows += [scene.row(case, options.rounds) for case in CASES]
             scene = Scene(setting, setting.measured_erlang(), options.megabytes)
-            rows += [scene.row(case) for case in BEAM_CASES]
+            rows += [scene.row(case, options.rounds) for case in BEAM_CASES]
     except (BenchError, PeerDied) as error:
         progress(f"bench: {error}")
         return 1
     except KeyboardInterrupt:
         progress("bench: stopped")
         return 130
-    print(f"OTP {options.otp}, {loop}, {options.megabytes} messages of 1 MiB to a peer that is stopped.\n\n{HEADER}")
+    print(
+        f"OTP {options.otp}, {loop}, {options.megabytes} messages of 1 MiB to a peer that is stopped; "
+        f"medians of {options.rounds} rounds.\n\n{HEADER}"
+    )
     print("\n".join(rows))
     return 0
 
