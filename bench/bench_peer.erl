@@ -5,6 +5,7 @@
 -behaviour(gen_server).
 
 -export([pings/2, pinged/2, inbound/3, outbound/3, served/3, served_raw/3]).
+-export([start_counter/0, counted/1]).
 -export([flood/2, stop_flood/1, start_pinger/1, stop_pinger/1, ask/3]).
 -export([serve/0, init/1, handle_call/3, handle_cast/2]).
 
@@ -90,6 +91,19 @@ ask(Node, Job, Timeout) ->
         receive {_, Worker, Answer} -> Answer after Timeout -> error(timeout) end
     end).
 
+%% A process that is sent messages by a `press` job, and how many it has got.
+start_counter() -> spawn(fun () -> counter(0) end).
+
+counter(N) ->
+    receive
+        {count, From} -> From ! {counted, self(), N}, counter(N);
+        {msg, _, _} -> counter(N + 1)
+    end.
+
+counted(Counter) ->
+    Counter ! {count, self()},
+    receive {counted, Counter, N} -> N end.
+
 crowd(Callers, N, Call) ->
     in_process(fun () ->
         Shares = [N div Callers + case I =< N rem Callers of true -> 1; false -> 0 end || I <- lists:seq(1, Callers)],
@@ -136,7 +150,15 @@ job(From, {count, N}) ->
 job(From, {send, N, Payload}) ->
     receive go -> send_all(From, 1, N, Payload) end;
 job(From, {ping, Echo, N}) ->
-    From ! {pinged, self(), ping(Echo, N)}.
+    From ! {pinged, self(), ping(Echo, N)};
+job(From, {press, _, To, Senders, Each}) ->
+    [spawn(fun () -> press(To, 1, Each) end) || _ <- lists:seq(1, Senders)],
+    From ! {pressing, self(), Senders}.
+
+press(_, I, N) when I > N -> ok;
+press(To, I, N) ->
+    To ! {msg, I, binary:copy(<<I:8>>, 1048576)},
+    press(To, I + 1, N).
 
 echo() -> spawn(fun echo_loop/0).
 

@@ -17,6 +17,7 @@ from beamnode import Epmd, GenServer, Node, Tcp, a, process_info, receive, regis
 from beamnode.etf import implementation
 
 SENDS_PER_TURN = 200  # then the loop has its turn, as the scheduler has it after 4000 reductions of an Erlang process
+PRESSED_BYTES = 1024 * 1024
 
 
 class Adder(GenServer):
@@ -119,6 +120,24 @@ async def flood(owner: Any, target: Any, seconds: int, window: int) -> None:
     send(owner, (a.flooded, self(), sent))
 
 
+async def press(owner: Any, kind: Any, to: Any, senders: int, each: int) -> None:
+    """Send so many messages of 1 MiB from each of so many processes."""
+    for _ in range(senders):
+        spawn(press_in_a_thread if kind is a.thread else press_in_a_task, to, each)
+    send(owner, (a.pressing, self(), senders))
+
+
+async def press_in_a_task(to: Any, n: int) -> None:
+    for i in range(1, n + 1):
+        send(to, (a.msg, i, bytes((i & 255,)) * PRESSED_BYTES))
+        await asyncio.sleep(0)  # here it is withheld while the peer is busy
+
+
+def press_in_a_thread(to: Any, n: int) -> None:
+    for i in range(1, n + 1):
+        send(to, (a.msg, i, bytes((i & 255,)) * PRESSED_BYTES))
+
+
 async def started(node: Any, job: Any) -> Any:
     send(("bench", node), (self(), job))
     _, worker = await receive()
@@ -137,6 +156,7 @@ async def commands(node: Node) -> None:
         a.timers: time_timers,
         a.flood: flood,
         a.counted: tell_counted,
+        a.press: press,
     }
     while True:
         match await receive():

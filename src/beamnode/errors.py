@@ -112,6 +112,15 @@ class SetupTimeout(NetworkError):
     reason = "setup_timer_timeout"
 
 
+class BusyError(NetworkError):
+    """Far too much waits for a peer that does not take it, and the process that sends on should wait: nothing was sent.
+
+    Below that bound, `send` to a busy connection succeeds, and its process waits afterwards (`dist_buf_busy_limit`).
+    """
+
+    reason = "busy"
+
+
 class NetTickTimeout(NetworkError):
     """The peer was silent for a whole `net_ticktime`: it is taken for dead."""
 

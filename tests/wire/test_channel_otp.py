@@ -68,7 +68,7 @@ def peer(otp: Otp) -> Iterator[ErlNode]:
 class World:
     """A connection to the node as a hidden node, driven by hand."""
 
-    def __init__(self, peer: ErlNode, flags: Flag) -> None:
+    def __init__(self, peer: ErlNode, flags: Flag, *, lanes: bool = False) -> None:
         self.peer = peer
         self.name = f"py{secrets.token_hex(4)}@{HOST}"
         self.creation = random.getrandbits(32) | 4
@@ -76,7 +76,7 @@ class World:
         self.socket = socket.create_connection((HOST, port_of(peer.epmd_port, "m")), timeout=TIMEOUT)  # type: ignore[attr-defined]
         up = self._handshake(flags)
         self.flags = up.flags
-        self.channel = Channel(up.flags, now=0.0)
+        self.channel = Channel(up.flags, now=0.0, lanes=lanes)
         self.channel.receive_data(up.unused, 0.0)
         self.echo = peer.eval("whereis(echo)")
 
@@ -292,3 +292,29 @@ def test_priority(peer: ErlNode, otp: Otp) -> None:
         world.send(RegSend(world.me, Atom("shell"), a.named, None, True), Send(sender, a.pid, world.me, None, True))
         assert [world.got() for _ in range(3)] == [a.first, a.named, a.pid]
         world.peer.eval("unalias(A)", A=alias)
+
+
+@pytest.mark.parametrize("flags", [DEFAULT, DEFAULT ^ NO_CACHE], ids=["cached", "fragmented"])
+def test_lanes(peer: ErlNode, flags: Flag) -> None:
+    """Fragments of several messages alternate; between them small ones, with and without references to the cache."""
+    world = World(peer, flags, lanes=True)
+    rng = random.Random(6)
+    sent: dict[int, list[Any]] = {number: [] for number in range(6)}
+    arrived: dict[int, list[Any]] = {number: [] for number in range(6)}
+    with world.socket:
+        world.socket.settimeout(60)
+        for number in range(150):
+            by = rng.randrange(6)
+            atoms = [Atom(f"{flags.value:x} {rng.randrange(3000)}") for _ in range(rng.choice((0, 2, 90)))]
+            message = (by, number, atoms, rng.randbytes(rng.choice((0, 30, 1000, 70_000, 300_000))), atoms)
+            sender = Pid(world.me.node, 10 + by, 0, world.creation)
+            world.channel.outbound.send_to_pid(sender, world.echo, (world.me, message))
+            sent[by].append(message)
+            if rng.random() < 0.3:
+                world.socket.sendall(b"".join(world.channel.departures.portion(rng.randrange(1, 400_000))))
+        world.send()
+        order = [world.next(Send).message for _ in range(150)]
+    for message in order:
+        arrived[message[0]].append(message)
+    assert arrived == sent
+    assert order != sorted(order, key=lambda message: message[1]), "small ones have passed large ones"

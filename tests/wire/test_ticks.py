@@ -79,3 +79,27 @@ def test_a_new_ticktime() -> None:
 def test_settings_that_cannot_be(ticktime: float, intensity: int) -> None:
     with pytest.raises(UsageError):
         Ticker(ticktime, intensity, peer_published=True, now=0.0)
+
+
+def test_no_tick_is_queued_behind_what_does_not_leave() -> None:
+    """Nothing is written while the carrier takes no more; to a hidden peer that is silent it is sent all the same."""
+    for published in (True, False):
+        ticker = Ticker(60.0, 4, peer_published=published, now=0.0)
+        ticker.packets_out += 5
+        assert not ticker.handle_deadline(15.0) or not published
+        ticker.pending = True
+        ticker.bytes_in += 1
+        assert not ticker.handle_deadline(30.0)
+        assert ticker.handle_deadline(45.0) is not published
+        ticker.pending = False
+        assert ticker.handle_deadline(60.0)
+
+
+def test_what_is_queued_and_never_leaves_hides_no_silence() -> None:
+    ticker = Ticker(60.0, 4, peer_published=True, now=0.0)
+    ticker.pending = True
+    for _ in range(3):
+        ticker.packets_out += 1
+        assert not ticker.handle_deadline(ticker.next_deadline())
+    with pytest.raises(NetTickTimeout):
+        ticker.handle_deadline(ticker.next_deadline())

@@ -47,8 +47,8 @@ Address: TypeAlias = tuple[str, int]
 Chunk: TypeAlias = bytes | bytearray | memoryview
 """One piece of what is to be written. The carrier may keep it: do not change it after `write`."""
 
-WRITE_HIGH_BYTES = 1024 * 1024
-"""Unsent bytes above which a stream calls `pause_writing` (OTP: `dist_buf_busy_limit`, 1 MiB)."""
+WRITE_HIGH_BYTES = 256 * 1024
+"""Unsent bytes above which a stream calls `pause_writing`: what is written cannot be passed by anything any more."""
 
 WRITE_LOW_BYTES = WRITE_HIGH_BYTES // 4
 """Unsent bytes at which it calls `resume_writing`."""

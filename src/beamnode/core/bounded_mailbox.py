@@ -6,7 +6,6 @@ Everything stays in the mailbox's own methods, so that a mailbox without a limit
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, SupportsIndex
@@ -30,6 +29,8 @@ class BoundedMailbox(Mailbox):
 
     __slots__ = ("crowded", "dropped", "limit", "on_full", "owner", "policy", "waiting")
 
+    suspends = False  # who has to wait does so where it receives next, not before
+
     def __init__(
         self, limit: int, policy: WhenFull, owner: object, crowded: list[BoundedMailbox], on_full: Callable[[], None]
     ) -> None:
@@ -40,7 +41,7 @@ class BoundedMailbox(Mailbox):
         self.crowded = crowded
         self.on_full = on_full
         self.dropped = 0  # since there was no room
-        self.waiting: deque[Callable[[], object]] = deque()  # who wants to hear of room
+        self.waiting: dict[Callable[[], object], None] = {}  # who wants to hear of room
 
     @property
     def has_room(self) -> bool:
@@ -101,6 +102,6 @@ class BoundedMailbox(Mailbox):
 
     def release(self) -> None:
         """Wake who waits for room."""
-        waiting, self.waiting = self.waiting, deque()
+        waiting, self.waiting = self.waiting, {}
         for wake in waiting:
             wake()

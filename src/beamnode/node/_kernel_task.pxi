@@ -107,6 +107,8 @@ cdef class Task:
     cdef bint _steps  # its code runs now
     cdef bint _receives  # it waits in `receive`
     cdef bint _done
+    cdef object _gate  # what its process has to wait for before it goes on, or None
+    cdef bint _parked  # it waits there
 
     @property
     def _fut_waiter(self):
@@ -120,6 +122,8 @@ cdef class Task:
 
     cdef int step(self, error) except -1:
         if self._done:
+            return 0
+        if self._gate is not None and error is None and self.park():
             return 0
         waiter = self._awaited
         if waiter is not None:
@@ -191,7 +195,7 @@ cdef class Task:
             body.ended(error)
         finally:
             self._done = True
-            self._coro = self._awaited = self._function = self._args = None
+            self._coro = self._awaited = self._function = self._args = self._gate = None
             _unregister_task(self)
             callbacks, self._callbacks = self._callbacks, None
             for callback, context in callbacks or ():
@@ -237,6 +241,33 @@ cdef class Task:
             self._must_cancel = False
         return 0
 
+    def hold(self, gate):
+        """Do not go on after the next wait before `gate` has room; what fails there, and who cancels, come through."""
+        if not self._done:
+            self._gate = gate
+
+    cdef bint park(self) except -1:
+        """Whether it has to wait. Then what it was woken by stays as it is, for the step that comes."""
+        waiter = self._awaited
+        if self._must_cancel or self._cancelled is not None:
+            return False
+        if type(waiter) is Waiter and (<Waiter>waiter)._cancelled is not None:
+            return False
+        gate = self._gate
+        if gate.has_room:
+            self._gate = None
+            return False
+        if not self._parked:
+            self._parked = True
+            gate.waiting[self.unpark] = None
+        return True
+
+    def unpark(self):
+        """Of the gate: look again."""
+        if self._parked:
+            self._parked = False
+            self._runner.add(self)
+
     def resume(self, bint at_once):
         """Let it go on where it waits in `receive`; False where it does not."""
         if not self._receives:
@@ -279,6 +310,7 @@ cdef class Task:
             self.resume(False)
         else:
             self._must_cancel = True
+            self.unpark()
         return True
 
     def cancelling(self):

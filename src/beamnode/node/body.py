@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from beamnode.core.bounded_mailbox import BoundedMailbox
 from beamnode.core.process import NOTHING, Match, Process
 from beamnode.errors import NotAliveError, ProcessExit, UsageError
 from beamnode.etf import a
@@ -45,10 +44,23 @@ class Output(Protocol):
     def flush(self) -> None: ...
 
 
+class Gate(Protocol):
+    """What a process that has sent waits for: room in a full mailbox, or in the queue to a peer (`pressure.py`)."""
+
+    waiting: dict[Callable[[], object], None]  # to be called, in this order, when there may be room
+
+    @property
+    def suspends(self) -> bool:
+        """Whether it is to wait wherever it awaits something, not only where it receives."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+
 class Body(ABC):
     """What all bodies share: their process, their runtime, and how they are woken and stopped."""
 
-    __slots__ = ("held_by", "output", "over", "process", "runtime")
+    __slots__ = ("async_dist", "held_by", "output", "over", "process", "runtime", "wakes")
 
     on_loop = False  # whether its code runs on the event loop: then it is a LoopBody (and is asked so often)
 
@@ -56,7 +68,9 @@ class Body(ABC):
         self.runtime = runtime
         self.process = process
         self.over = False  # its code has returned or raised
-        self.held_by: BoundedMailbox | None = None  # it has sent to one that is full, and must wait
+        self.held_by: tuple[Gate, ...] = ()  # it has sent through these, which are full, and must wait
+        self.wakes: tuple[Callable[[], object], ...] = ()  # what ends its waiting there
+        self.async_dist = False  # True: no peer that does not read lets it wait
         self.output: Output | None = None  # text that it has printed and that is still here
         process.body = self
 
@@ -78,22 +92,33 @@ class Body(ABC):
         if not self.process.alive:
             raise ProcessExit(self.process.exit_reason)
 
-    def hold(self, mailbox: BoundedMailbox) -> None:
-        """Let it wait for room in `mailbox` before it receives again."""
-        self.held_by = mailbox
+    def hold(self, gate: Gate) -> None:
+        """Let it wait for room at `gate` before it receives again."""
+        if not any(known is gate for known in self.held_by):
+            self.held_by += (gate,)
+
+    def let_go(self, gate: Gate) -> None:
+        """It need not wait for `gate` any more."""
+        self.held_by = tuple(known for known in self.held_by if known is not gate)
 
     async def wait_for_room(self) -> None:
-        """Wait while the mailbox that it has sent to is full. Errors: ProcessExit when it has ended meanwhile."""
-        while (mailbox := self.held_by) is not None and not mailbox.has_room:
-            waiter = Waiter(self.runtime.loop)
-            mailbox.waiting.append(waiter.wake)
-            try:
-                await waiter
-            finally:
-                if waiter.wake in mailbox.waiting:
-                    mailbox.waiting.remove(waiter.wake)
-            self.check_alive()
-        self.held_by = None
+        """Wait until there is room wherever it has sent to. Errors: ProcessExit when it has ended meanwhile."""
+        while self.held_by:
+            gate = self.held_by[0]
+            while not gate.has_room:  # also when others, who were woken before it, have filled it again
+                await self._wait_at(gate)
+            self.let_go(gate)
+
+    async def _wait_at(self, gate: Gate) -> None:
+        waiter = Waiter(self.runtime.loop)
+        gate.waiting[waiter.wake] = None
+        self.wakes += (waiter.wake,)
+        try:
+            await waiter
+        finally:
+            gate.waiting.pop(waiter.wake, None)
+            self.wakes = tuple(wake for wake in self.wakes if wake != waiter.wake)
+        self.check_alive()
 
     def ended(self, error: BaseException | None) -> None:
         """`finish`, for code that was called here: nobody who reads the traceback wants to know from where."""
@@ -158,14 +183,14 @@ class LoopBody(Body):
         if self._waiter is not None:
             self._waiter.wake()  # another task or thread that waits in the name of the process
 
-    def hold(self, mailbox: BoundedMailbox) -> None:
-        super().hold(mailbox)
+    def hold(self, gate: Gate) -> None:
+        super().hold(gate)
         self.taken = MESSAGES_PER_TURN  # the compiled `receive` leaves the next message to this one
 
     async def receive(self, match: Match | None, timeout: float | None) -> Any:
         """The next message (for which `match` is true); TimeoutError after `timeout` seconds."""
         process = self.process
-        if self.held_by is not None:
+        if self.held_by:
             await self.wait_for_room()
         if process.exit_reason is not NOTHING:
             raise ProcessExit(process.exit_reason)
@@ -222,6 +247,12 @@ class CoroutineBody(LoopBody):
         task: Any = self.task
         if self.runtime.runner is None or not task.resume(at_once):
             super().wake(at_once)
+
+    def hold(self, gate: Gate) -> None:
+        super().hold(gate)
+        if gate.suspends and self.runtime.runner is not None and self.task is not None:
+            task: Any = self.task
+            task.hold(gate)
 
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None

@@ -19,7 +19,7 @@ from beamnode.core.process import AliasKind, Match, Process
 from beamnode.core.signals import Target
 from beamnode.errors import NoProcessError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
-from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, LoopBody, ThreadBody
+from beamnode.node.body import LOOP_CHECK_SECONDS, LOOP_ENDED, Body, LoopBody, ThreadBody, body_of
 from beamnode.node.current import current, current_body
 from beamnode.node.introspection import info_of
 from beamnode.node.runtime import Runtime, name_and_node, to_atom
@@ -36,13 +36,16 @@ def self() -> Pid:
 def send(to: Destination, message: Any) -> Any:
     """Send `message` to a pid, an alias, a registered name, or `(name, node)`; it is also the result.
 
-    Never waits, and says nothing about a receiver that is not there. A node that is not connected is connected to.
-    Within this node the message itself is handed over, not a copy: do not change it afterwards.
+    Says nothing about a receiver that is not there. A node that is not connected is connected to. Within this node the
+    message itself is handed over, not a copy: do not change it afterwards.
 
     A process of this node whose mailbox is full, and which lets its senders wait (`limit_mailbox`), still gets the
     message; the current process then waits in its next `receive` or call until there is room (in a thread, here).
+    It waits likewise when more than `dist_buf_busy_limit` bytes (an option of `Node`) wait for a node that reads
+    slowly; a spawned `async def` then, where tasks are compiled, already where it awaits anything.
 
-    Errors: EncodeError for a message that has no term, when it must travel.
+    Errors: EncodeError for a message that has no term, when it must travel; BusyError for a coroutine that should wait,
+    sends on all the same, and with others like it has sent 32 times that limit.
     """
     body = current.get() or current_body()
     runtime = body.runtime
@@ -50,17 +53,39 @@ def send(to: Destination, message: Any) -> Any:
         runtime.send(body.process, to, message)
     else:
         runtime.on_loop(runtime.send, body.process, to, message)
-        if body.held_by is not None:
+        if body.held_by:
             wait_in_thread(runtime, body.wait_for_room())
     return message
 
 
 async def send_wait(to: Destination, message: Any) -> None:
-    """`send`, then wait until a mailbox that was full has room (`limit_mailbox`): for who sends without receiving."""
-    send(to, message)
+    """`send`, then wait until the mailbox or the node that it went to, if that was full, has room.
+
+    For who sends without receiving: see `send`.
+    """
     body = current_body()
-    if body.held_by is not None and body.runtime.on_its_loop():
+    on_loop = body.runtime.on_its_loop()
+    if body.held_by and on_loop:  # by what was sent before
         await body.wait_for_room()
+    send(to, message)
+    if body.held_by and on_loop:
+        await body.wait_for_room()
+
+
+def send_nosuspend(to: Destination, message: Any) -> bool:
+    """`send`, unless the connection that it would go over is busy: False then, and nothing was sent.
+
+    Source: `erlang:send_nosuspend/2`.
+    """
+
+    def act(runtime: Runtime, process: Process) -> bool:
+        if runtime.is_busy(to):
+            return False
+        runtime.send(process, to, message)
+        return True
+
+    sent: bool = _act(act)
+    return sent
 
 
 def limit_mailbox(messages: int | None, when_full: WhenFull | str = WhenFull.DROP) -> None:
@@ -280,6 +305,22 @@ def trap_exit(flag: bool = True) -> bool:
 
     def act(_runtime: Runtime, process: Process) -> bool:
         before, process.trap_exit = process.trap_exit, flag
+        return before
+
+    before: bool = _act(act)
+    return before
+
+
+def async_dist(flag: bool = True) -> bool:
+    """Whether the current process, from now on, never waits for a node that reads slowly; the result is what it was.
+
+    Then what waits for that node is bounded by nothing but what the process sends: `send_nosuspend` tells when it is
+    busy. Source: `process_flag(async_dist, Boolean)` of OTP 25.3.
+    """
+
+    def act(_runtime: Runtime, process: Process) -> bool:
+        body = body_of(process)
+        before, body.async_dist = body.async_dist, flag
         return before
 
     before: bool = _act(act)

@@ -157,6 +157,8 @@ def _status(process: Process) -> str:
     task = getattr(body, "task", None)
     if not process.alive:
         return "exiting"
+    if isinstance(body, Body) and any(gate.suspends and not gate.has_room for gate in body.held_by):
+        return "suspended"
     if isinstance(body, ThreadBody) or task is None:
         return "waiting" if process.waiting or body is None else "running"
     if task is asyncio.current_task(task.get_loop()):

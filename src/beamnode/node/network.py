@@ -57,7 +57,8 @@ log = logging.getLogger("beamnode.connection")
 
 
 # What the other side is to have even when this node stops while it connects.
-_TO_BE_TOLD = (control.Send, control.RegSend, control.AliasSend, control.Exit, control.Exit2)
+_MESSAGES = (control.Send, control.RegSend, control.AliasSend)
+_TO_BE_TOLD = (*_MESSAGES, control.Exit, control.Exit2)
 
 # Signals that are not worth a connection: they only end ties, and without a connection there is no tie.
 _NOT_WORTH_DIALLING = frozenset(
@@ -83,6 +84,7 @@ class NetworkOptions:
     net_setuptime: float = 7.0
     strings: bool = False  # decode binaries that are valid UTF-8 to str
     blocked_warning: float | None = 1.0
+    dist_buf_busy_limit: int = 1024 * 1024  # bytes that wait for one node (OTP: +zdbbl, in KiB)
 
 
 class Network:
@@ -214,16 +216,28 @@ class Network:
         if self.connections.get(node) is None and not self.may_dial(node):
             self.runtime.break_ties(node)
             return
-        match self.connections.want(node, _snapshot(record)):
-            case Want.DIAL:
-                self._dial(node)
-            case Want.REFUSED:
-                log.info(
-                    "no connection to %s: dist_auto_connect is %s",
-                    on_one_line(node.name),
-                    self.connections.auto_connect.value,
-                )
-                self.runtime.break_ties(node)
+        attempt = self._attempt(node)
+        if attempt is not None and isinstance(record, _MESSAGES):
+            attempt.check_waits(record)
+        snapshot, size = _snapshot(record)
+        answer = self.connections.want(node, snapshot)
+        if answer is Want.DIAL:
+            self._dial(node)
+            attempt = self._attempt(node)
+        if attempt is not None:
+            attempt.awaited(record, size)
+        if answer is Want.REFUSED:
+            log.info(
+                "no connection to %s: dist_auto_connect is %s",
+                on_one_line(node.name),
+                self.connections.auto_connect.value,
+            )
+            self.runtime.break_ties(node)
+
+    def _attempt(self, node: Atom) -> Session | None:
+        """The attempt that a connection to `node` hangs on now."""
+        entry = self.connections.get(node)
+        return entry.owner if entry is not None and isinstance(entry.owner, Session) else None
 
     def may_dial(self, node: Atom) -> bool:
         """Whether `node` may be dialled because a peer has us do so, and not the program."""
@@ -423,6 +437,7 @@ class Network:
             now=now,
             strings=options.strings,
             limits=self.limits,
+            lanes=True,
         )
 
     def inbox(self, peer: Atom) -> Arrivals:
@@ -573,17 +588,22 @@ def _named(node: Atom) -> NodeName:
     return NodeName(alive, host, is_long_host(host))
 
 
-def _snapshot(record: control.Record) -> control.Record:
-    """`record` with a payload that cannot change while it waits. Errors: EncodeError."""
-    if isinstance(record, control.Send | control.RegSend | control.AliasSend):
-        return dataclasses.replace(record, message=decode(encode(record.message)))
+def _snapshot(record: control.Record) -> tuple[control.Record, int]:
+    """`record` with a payload that cannot change while it waits, and the bytes of that. Errors: EncodeError."""
+    if isinstance(record, _MESSAGES):
+        encoded = encode(record.message)
+        return dataclasses.replace(record, message=decode(encoded)), len(encoded)
     if isinstance(record, control.SpawnRequest):
-        return dataclasses.replace(record, args=decode(encode(record.args)), options=decode(encode(record.options)))
+        encoded = encode((record.args, record.options))
+        args, options = decode(encoded)
+        return dataclasses.replace(record, args=args, options=options), len(encoded)
     if isinstance(record, control.Exit2):
-        return dataclasses.replace(record, reason=decode(encode(record.reason)))
+        encoded = encode(record.reason)
+        return dataclasses.replace(record, reason=decode(encoded)), len(encoded)
     if isinstance(record, control.Exit | control.MonitorPExit):
-        return dataclasses.replace(record, reason=decode(encode(sendable(record.reason))))
-    return record
+        encoded = encode(sendable(record.reason))
+        return dataclasses.replace(record, reason=decode(encoded)), len(encoded)
+    return record, 0
 
 
 def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:

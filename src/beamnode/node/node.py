@@ -78,6 +78,7 @@ class NodeOptions(TypedDict, total=False):
     net_tickintensity: int
     net_setuptime: float
     blocked_warning: float | None
+    dist_buf_busy_limit: int
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
@@ -98,8 +99,8 @@ class Node:
     - `cookie`: the cluster's secret; default: `~/.erlang.cookie`, made with mode 0400 where there is none.
     - `hidden`: connect without becoming part of the mesh; others list this node as hidden.
     - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`, `Tls(...)`,
-      `Unix(directory)`. Or several: `Route(carrier, to="*@10.0.*")` says for which nodes one is; the first that is for a
-      node dials it.
+      `Unix(directory)`. Or several: `Route(carrier, to="*@10.0.*")` says for which nodes one is; the first that is for
+      a node dials it.
     - `listen`: False: accept no connections and register no name, only connect to others; then it is hidden too (OTP:
       `-dist_listen false`).
     - `discovery`: how nodes find each other: `Epmd(...)` (started by itself where none runs), `FixedPort(9100)`,
@@ -109,6 +110,8 @@ class Node:
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
     - `blocked_warning`: how long (seconds; None: for ever) code may block the event loop of a node with connections,
       before the log says which process that is, and the line; noticed within twice that.
+    - `dist_buf_busy_limit`: so many bytes may wait for one node; then who sends to it waits until it is half of that
+      (`send`; OTP's `+zdbbl`, which counts in KiB). Default: 1 MiB.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
@@ -138,6 +141,7 @@ class Node:
         net_tickintensity: int = 4,
         net_setuptime: float = 7.0,
         blocked_warning: float | None = 1.0,
+        dist_buf_busy_limit: int = 1024 * 1024,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
@@ -171,6 +175,7 @@ class Node:
             net_tickintensity=_tick_intensity(net_tickintensity),
             net_setuptime=_positive("net_setuptime", net_setuptime),
             blocked_warning=None if blocked_warning is None else _positive("blocked_warning", blocked_warning),
+            dist_buf_busy_limit=_busy_limit(dist_buf_busy_limit),
             strings=strings,
         )
         self._audit = Audit(self._name)
@@ -310,6 +315,7 @@ class Node:
         except UsageError as error:
             log.error("service %s of node %s cannot be started: %s", service.name, self._name, error)
             return
+        process.body.async_dist = True  # one peer that does not read is no reason not to serve others
         process.trap_exit = True  # a process that is linked to it does not take it along
         self._service_processes[service.name] = process
         task = process.body.task
@@ -730,6 +736,12 @@ def _positive(what: str, seconds: float) -> float:
     if not seconds > 0:
         raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
     return float(seconds)
+
+
+def _busy_limit(value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1024:
+        raise UsageError(f"dist_buf_busy_limit is a number of bytes, 1024 or more, not {value!r}")
+    return value
 
 
 def _tick_intensity(intensity: int) -> int:

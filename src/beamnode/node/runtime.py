@@ -185,8 +185,8 @@ class Runtime:
             body = process.body
             if body is None or body.over:
                 continue
-            if body.held_by is not None:
-                body.held_by.release()  # it does not wait any more; the others look, and wait on
+            for wake in body.wakes:  # threads in its name, where there is no room
+                wake()
             body.stop()
             task = getattr(body, "task", None)
             if task is not None and not task.done():
@@ -344,7 +344,8 @@ class Runtime:
             if to.node is not self.identities.node:
                 session = self.sessions.get(to.node)
                 if session is not None:
-                    session.queued(session.outbound.send_to_pid(sender.pid, to, message))
+                    if session.queued(session.outbound.send_to_pid(sender.pid, to, message)):
+                        session.pressure.hold(sender)
                 else:
                     self._transmit(to.node, control.Send(to, message, sender.pid))
                 return
@@ -354,7 +355,8 @@ class Runtime:
             if node is not self.identities.node:
                 session = self.sessions.get(node)
                 if session is not None:
-                    session.queued(session.outbound.send_to_name(sender.pid, name, message))
+                    if session.queued(session.outbound.send_to_name(sender.pid, name, message)):
+                        session.pressure.hold(sender)
                 else:
                     self._transmit(node, control.RegSend(sender.pid, name, message))
                 return
@@ -363,7 +365,8 @@ class Runtime:
             if to.node is not self.identities.node:
                 session = self.sessions.get(to.node)
                 if session is not None:
-                    session.queued(session.outbound.send_to_alias(sender.pid, to, message))
+                    if session.queued(session.outbound.send_to_alias(sender.pid, to, message)):
+                        session.pressure.hold(sender)
                 else:
                     self._transmit(to.node, control.AliasSend(sender.pid, to, message))
                 return
@@ -380,6 +383,17 @@ class Runtime:
         for mailbox in self.signals.crowded:
             if body is not None and mailbox is not sender.mailbox:
                 body.hold(mailbox)
+
+    def is_busy(self, to: Any) -> bool:
+        """Whether `to` is on a node for which too much waits already. Errors: UsageError."""
+        if isinstance(to, Pid | Reference):
+            node = to.node
+        elif isinstance(to, tuple):
+            _, node = name_and_node(to)
+        else:
+            return False
+        session = self.sessions.get(node)
+        return session is not None and session.pressure.busy
 
     def check_sendable(self, to: Any, message: Any) -> None:
         """Raise what `send` would raise: UsageError, EncodeError."""

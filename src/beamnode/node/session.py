@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from beamnode.carriers.base import Stream
 from beamnode.core.arrivals import Arrivals
+from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
-from beamnode.etf import Atom
+from beamnode.etf import Atom, Pid
+from beamnode.node.pressure import Pressed, Pressure
 from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.departures import Departures
 from beamnode.wire.frames import TICK
 from beamnode.wire.handshake import (
     Acceptor,
@@ -47,6 +50,10 @@ WRITE_AT_ONCE_BYTES = 64 * 1024
 # (uvloop would call timers first.)
 LATE_SECONDS = 0.1
 READING_SECONDS = 0.001  # until then the loop has looked at its sockets, whatever loop it is
+
+# Where large messages leave in pieces: so much in one write, and in one turn of the loop.
+PORTION_BYTES = 512 * 1024
+WRITTEN_PER_TURN_BYTES = 2 * PORTION_BYTES
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
 
@@ -80,13 +87,17 @@ class Session:
         self._machine: Initiator | Acceptor | None = None
         self._channel: Channel | None = None
         self._inbox: Arrivals | None = None
-        self.outbound: Outbound  # from the moment it is up
+        self.outbound: Outbound | Pressed  # from the moment it is up
         self._timer: asyncio.TimerHandle | None = None
         self._kept_alive_bytes = 0  # written by `keep_alive`
         self._write_scheduled = False
         self._mailbox_mark = network.bounds.mailbox_mark
         self._throttle: Throttle | None = None
         self._pause: asyncio.TimerHandle | None = None  # while it is not read, because it brought too much
+        self._write_at_once = WRITE_AT_ONCE_BYTES  # 0 while it is busy: then `queued` always looks
+        self._writing_paused = False
+        self._awaiting_bytes = 0  # of what waits, elsewhere, for this to be up
+        self.pressure = Pressure(network.options.dist_buf_busy_limit)
         self._gone: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -119,6 +130,40 @@ class Session:
         """Bytes received and sent since the handshake."""
         received, sent = (0, 0) if self._channel is None else self._channel.counters()
         return received, sent + self._kept_alive_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits here: besides it there is what the carrier holds, and what the system does."""
+        return self._awaiting_bytes if self._channel is None else self._channel.pending_bytes
+
+    # --- Before it is up ----------------------------------------------------------------------------------------------
+
+    def awaited(self, record: Record, size: int) -> None:
+        """A signal of `size` bytes waits for this to be up. Past the limit, who has sent it waits too."""
+        self._awaiting_bytes += size
+        if self.pressure.look(self._awaiting_bytes, self._loop.time()):
+            self._write_at_once = 0
+        process = self._sender(record) if self.pressure.busy else None
+        if process is not None:
+            if process.body in self.pressure.held:
+                self.pressure.overdraft += size
+            self.pressure.hold(process)
+
+    def check_waits(self, record: Record) -> None:
+        """Errors: BusyError for a process that should be waiting, when such have sent far too much."""
+        process = self._sender(record)
+        if process is not None and self.node is not None:
+            self.pressure.should_wait(process, self.node)
+
+    def _sender(self, record: Record) -> Process | None:
+        """The process of this node whose signal it is, if it lives."""
+        sender = getattr(record, "sender", None)
+        return self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
+
+    def _hold_sender(self, record: Record) -> None:
+        process = self._sender(record)
+        if process is not None:
+            self.pressure.hold(process)
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
@@ -155,10 +200,17 @@ class Session:
         self.end(error or NetworkError(f"{self.peer_text} closed the connection"))
 
     def pause_writing(self) -> None:
-        """The peer reads slower than we write. Nothing waits for it yet: what is sent is kept in memory."""
+        """The peer reads slower than we write: what is sent from now on waits here, where small messages pass large."""
+        self._writing_paused = True
+        if self._channel is not None:
+            self._channel.ticker.pending = True
 
     def resume_writing(self) -> None:
         """It has caught up."""
+        self._writing_paused = False
+        if self._channel is not None:
+            self._channel.ticker.pending = False
+        self._write_channel()
 
     # --- The handshake ------------------------------------------------------------------------------------------------
 
@@ -311,15 +363,21 @@ class Session:
             self.network.untold(self.node, record)
             return
         channel.send(record)
-        self.queued(channel.pending_bytes)
+        if self.queued(channel.pending_bytes):
+            self._hold_sender(record)
 
-    def queued(self, pending_bytes: int) -> None:
-        """Something waits to be written, so much in all: at the end of this turn, or now if that is a lot."""
+    def queued(self, pending_bytes: int) -> bool:
+        """Something waits to be written, so much in all: at the end of this turn, or now if that is a lot.
+
+        True: the connection is busy; `pressure.hold` the sender.
+        """
+        if pending_bytes >= self._write_at_once:
+            self._write_channel()
+            return self.pressure.busy
         if not self._write_scheduled:
             self._write_scheduled = True
             self.network.runtime.write_soon(self)
-        elif pending_bytes >= WRITE_AT_ONCE_BYTES:
-            self._write_channel()
+        return False
 
     def write(self) -> None:
         """The end of a turn: write what waits."""
@@ -327,10 +385,49 @@ class Session:
         self._write_channel()
 
     def _write_channel(self) -> None:
-        if self._channel is not None and self._stream is not None:
-            chunks = self._channel.data_to_send()
+        channel, stream = self._channel, self._stream
+        if channel is None or stream is None:
+            return
+        departures = channel.departures
+        if self._writing_paused:
+            if channel.outbound.pending_bytes >= WRITE_AT_ONCE_BYTES:
+                departures.set_aside()
+        elif departures.in_turns:
+            self._write_portions(departures, stream)
+        else:
+            chunks = channel.outbound.data_to_send()
             if chunks:
-                self._stream.write(chunks)
+                stream.write(chunks)
+            if not self.pressure.busy:
+                return
+        self._look_at_pressure(departures.waiting_bytes)
+
+    def _write_portions(self, departures: Departures, stream: Stream) -> None:
+        """Some of what waits, as long as the carrier takes it; the rest when it does again, or in another turn."""
+        for _ in range(WRITTEN_PER_TURN_BYTES // PORTION_BYTES):
+            stream.write(departures.portion(PORTION_BYTES))
+            if self._writing_paused or not departures.in_turns:
+                return
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self.network.runtime.write_soon(self)
+
+    def _look_at_pressure(self, waiting_bytes: int) -> None:
+        """Busy, or not any more."""
+        pressure, channel = self.pressure, self._channel
+        now = self._loop.time()
+        if not pressure.look(waiting_bytes, now):
+            return
+        assert channel is not None
+        assert self.node is not None
+        if pressure.busy:
+            self._write_at_once = 0
+            self.outbound = Pressed(self.node, pressure, channel, self.network.runtime)
+        else:
+            self._write_at_once = WRITE_AT_ONCE_BYTES
+            self.outbound = channel.outbound
+            pressure.tell_end(self.node, now)
+            pressure.release()
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
@@ -363,6 +460,7 @@ class Session:
             return
         if self.stage is Stage.UP:
             self._write_channel()
+            self.pressure.tell_begin(self.node, self.unsent_bytes, self._loop.time())
         self._arm(machine.next_deadline())
 
     def tick(self) -> None:
@@ -398,8 +496,9 @@ class Session:
             self._end_pause()
         self.network.keep_alive.remove(self)
         if was is Stage.UP and not abort:
-            self._write_channel()
+            self._write_all()
         self.stage = Stage.ENDED
+        self._end_pressure()
         if self.dialling is not None and not self.dialling.done() and self.dialling is not asyncio.current_task():
             self.dialling.cancel()
         if self._stream is not None:
@@ -411,6 +510,19 @@ class Session:
         if reason is None:
             reason = Atom(getattr(cause, "reason", None) or "connection_closed")
         self.network.session_ended(self, cause, reason)
+
+    def _write_all(self) -> None:
+        """What was sent still goes out: the carrier holds it for a while."""
+        if self._channel is not None and self._stream is not None:
+            self._stream.write(self._channel.data_to_send())
+
+    def _end_pressure(self) -> None:
+        """Nobody waits for this peer any more. What the channel still has is of no use."""
+        if self._channel is not None:
+            self._channel.data_to_send()
+        if self.pressure.look(0, self._loop.time()):
+            self.pressure.tell_end(self.node, self._loop.time())
+            self.pressure.release()
 
     def abort(self) -> None:
         """Do not wait any more for the stream of an ended session."""

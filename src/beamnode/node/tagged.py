@@ -30,7 +30,7 @@ def receive_tagged(reference: Reference, *, timeout: float | None = None) -> Cor
 
 
 async def _receive_tagged(body: Body, reference: Reference, timeout: float | None) -> Any:
-    if body.held_by is not None:
+    if body.held_by:
         await body.wait_for_room()
     body.check_alive()
     process = body.process
@@ -94,6 +94,8 @@ class TaggedMessages:
         """The first message that is there, or comes, of a reference that had none yet. Errors: TimeoutError."""
         body = self._body
         loop = body.runtime.loop
+        if body.held_by:
+            await body.wait_for_room()
         deadline = None if timeout is None else loop.time() + max(timeout, 0)
         body.check_alive()
         while not self._there and not self._take_filled():

@@ -12,6 +12,7 @@ from beamnode.core.connections import Connection
 from beamnode.errors import NetworkError, UsageError
 from beamnode.etf import Atom, a
 from beamnode.node import Node as BareNode
+from beamnode.node.session import Session
 
 TRANSITION_SECONDS = 60.0  # as OTP
 
@@ -33,6 +34,10 @@ class ConnectionInfo:
     """The peer's, 0 while it is pending."""
     id: int
     """No two connections of this life of the node have the same."""
+    unsent_bytes: int
+    """What waits here for the peer to read, or to be connected (`dist_buf_busy_limit`); its carrier may hold more."""
+    busy: bool
+    """Whether so much waits that processes that send to it wait too."""
 
 
 class NetControl(BareNode):
@@ -100,8 +105,18 @@ class NotConnected(NetworkError):
 
 
 def _info(entry: Connection) -> ConnectionInfo:
+    session = entry.owner if isinstance(entry.owner, Session) else None
     bytes_in, bytes_out = (0, 0) if entry.counters is None else entry.counters()
     kind = a.hidden if entry.hidden else a.visible
     return ConnectionInfo(
-        entry.node, entry.state.value, str(kind), entry.address, bytes_in, bytes_out, entry.creation, entry.id
+        entry.node,
+        entry.state.value,
+        str(kind),
+        entry.address,
+        bytes_in,
+        bytes_out,
+        entry.creation,
+        entry.id,
+        0 if session is None else session.unsent_bytes,
+        session is not None and session.pressure.busy,
     )

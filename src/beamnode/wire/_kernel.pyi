@@ -2,6 +2,8 @@ from typing import Any
 
 from beamnode.limits import Limits
 from beamnode.wire.control import Record
+from beamnode.wire.departures import Lanes
+from beamnode.wire.header import AtomCacheOut
 from beamnode.wire.inbox import Inbox
 
 class AtomCacheIn:
@@ -19,7 +21,7 @@ class Outbound:
     frames_written: int
     bytes_written: int
     pending_bytes: int
-    def __init__(self, int_flags: int) -> None: ...
+    def __init__(self, int_flags: int, cache: AtomCacheOut | None = None, lanes: Lanes | None = None) -> None: ...
     def send(self, record: Record) -> None: ...
     def send_to_pid(self, sender: Any, to: Any, message: Any) -> int: ...
     def send_to_name(self, sender: Any, name: Any, message: Any) -> int: ...

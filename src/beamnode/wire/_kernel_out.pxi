@@ -21,21 +21,25 @@ cdef class Outbound:
     cdef bint sends_alias
     cdef object cache           # of atoms: a `header.AtomCacheOut`
     cdef dict slots_of          # its table
+    cdef object all_lanes       # a `departures.Lanes`, or None
+    cdef dict lanes             # by sender, where a large message of its is still leaving
     cdef dict atoms             # of the message that is being written: Atom -> place in its header
     cdef list chunks
     cdef bytearray gathered     # small messages, after the chunks
     cdef Py_ssize_t chunk_bytes
     cdef long long sequence_id
 
-    def __init__(self, int_flags):
+    def __init__(self, int_flags, cache=None, lanes=None):
         self.flags = int_flags
         self.cached = bool(int_flags & Flag.DIST_HDR_ATOM_CACHE)
         self.sends_sender = bool(int_flags & Flag.SEND_SENDER)
         self.sends_altact = bool(int_flags & Flag.ALTACT_SIG)
         self.sends_alias = bool(int_flags & Flag.ALIAS)
-        self.cache = AtomCacheOut()
+        self.cache = AtomCacheOut() if cache is None else cache
         self.slots_of = self.cache.slots_of
-        self.slow = outbound.Outbound(int_flags, cache=self.cache)
+        self.slow = outbound.Outbound(int_flags, self.cache, lanes)
+        self.all_lanes = lanes
+        self.lanes = {} if lanes is None else lanes.open
         self.atoms = {}
         self.chunks = []
         self.gathered = bytearray()
@@ -45,23 +49,29 @@ cdef class Outbound:
     def send_to_pid(self, sender, to, message):
         """`send` of a `Send`; the bytes that wait now."""
         cdef Writer w
-        if self.cached and self.sends_sender and Py_TYPE(<PyObject *>to) == PID and Py_TYPE(<PyObject *>sender) == PID:
+        if (
+            self.cached
+            and self.sends_sender
+            and Py_TYPE(<PyObject *>to) == PID
+            and Py_TYPE(<PyObject *>sender) == PID
+            and not self.has_lane(sender)
+        ):
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 _write_op(&w, 3, SEND_SENDER)
                 if write_pid(&w, <PyObject *>sender) == 0 and write_pid(&w, <PyObject *>to) == 0:
-                    self.queue(&w, message)
+                    self.queue(&w, sender, message)
                     return self.pending()
             finally:
                 self.end(&w)
         failed()
         self.send(Send(to, message, sender))
-        return self.pending()
+        return self.all_pending()
 
     def send_to_name(self, sender, name, message):
         """`send` of a `RegSend`; the bytes that wait now."""
         cdef Writer w
-        if self.cached and Py_TYPE(<PyObject *>sender) == PID:
+        if self.cached and Py_TYPE(<PyObject *>sender) == PID and not self.has_lane(sender):
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 _write_op(&w, 4, REG_SEND)
@@ -70,18 +80,23 @@ cdef class Outbound:
                     and write_atom(&w, <PyObject *>_EMPTY) == 0
                     and write_atom(&w, <PyObject *>name) == 0
                 ):
-                    self.queue(&w, message)
+                    self.queue(&w, sender, message)
                     return self.pending()
             finally:
                 self.end(&w)
         failed()
         self.send(RegSend(sender, name, message))
-        return self.pending()
+        return self.all_pending()
 
     def send_to_alias(self, sender, alias, message):
         """`send` of an `AliasSend`; the bytes that wait now."""
         cdef Writer w
-        if self.cached and (self.sends_altact or self.sends_alias) and _are_pid_and_alias(sender, alias):
+        if (
+            self.cached
+            and (self.sends_altact or self.sends_alias)
+            and _are_pid_and_alias(sender, alias)
+            and not self.has_lane(sender)
+        ):
             writer_init(&w, <PyObject *>self.atoms, True)
             try:
                 if self.sends_altact:
@@ -91,22 +106,28 @@ cdef class Outbound:
                 else:
                     _write_op(&w, 3, ALIAS_SEND)
                 if write_pid(&w, <PyObject *>sender) == 0 and write_reference(&w, <PyObject *>alias) == 0:
-                    self.queue(&w, message)
+                    self.queue(&w, sender, message)
                     return self.pending()
             finally:
                 self.end(&w)
         failed()
         self.send(AliasSend(sender, alias, message))
-        return self.pending()
+        return self.all_pending()
 
-    cdef int queue(self, Writer *w, object message) except -1:
+    cdef object all_pending(self):
+        return self.pending() if self.all_lanes is None else self.pending() + self.all_lanes.waiting_bytes
+
+    cdef bint has_lane(self, object sender) except -1:
+        return PyDict_Size(<PyObject *>self.lanes) != 0 and sender in self.lanes
+
+    cdef int queue(self, Writer *w, object sender, object message) except -1:
         """Behind the control message that was written: the message, and all of it as a frame to what waits."""
         cdef Py_ssize_t control_bytes = w.pos - w.start
         cdef Py_ssize_t size
         encode_term(w, message)
         size = w.pos - w.start
         if w.handed_count or size > FRAGMENT_BYTES:
-            self.slow.queue_large(writer_chunks(w), size + w.handed_bytes, control_bytes, dict(self.atoms))
+            self.slow.queue_large(writer_chunks(w), size + w.handed_bytes, control_bytes, dict(self.atoms), sender)
             self.take_slow()
         else:
             self.append_frame(w.start, size)

@@ -11,6 +11,9 @@ What stands before the terms depends on what the two nodes negotiated:
 As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so
 does a term that cannot be decoded. What follows the last term of a message is ignored, as OTP 25, 27 and 29 do.
 
+A channel with lanes (`lanes=True`) lets small messages pass the rest of large ones: then what it sends is taken a
+portion at a time from its `departures` (`departures.py`).
+
 The two halves are `inbound.py` and `outbound.py`, or the compiled ones where this installation has them
 (`halves.py`).
 """
@@ -20,10 +23,10 @@ from __future__ import annotations
 from beamnode.errors import PeerError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire.control import Record
+from beamnode.wire.departures import Chunk, Departures, Lanes
 from beamnode.wire.flags import Flag
 from beamnode.wire.halves import HALVES, chosen
 from beamnode.wire.inbox import Inbox
-from beamnode.wire.outbound import Chunk
 from beamnode.wire.ticks import Ticker
 
 
@@ -48,13 +51,16 @@ class Channel:
         now: float,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        lanes: bool = False,
     ) -> None:
         self.flags = flags
         published = bool(flags & Flag.PUBLISHED) if peer_published is None else peer_published
         self.ticker = Ticker(net_ticktime, net_tickintensity, peer_published=published, now=now)
         inbound, outbound = HALVES[chosen]
         self._inbound = inbound(int(flags), strings=strings, limits=limits)
-        self.outbound = outbound(int(flags))
+        self._lanes = Lanes()
+        self.outbound = outbound(int(flags), lanes=self._lanes if lanes else None)
+        self.departures = Departures(self.outbound, self._lanes)
         self._broken: PeerError | None = None
 
     # --- In -----------------------------------------------------------------------------------------------------------
@@ -108,18 +114,18 @@ class Channel:
 
     def data_to_send(self) -> list[Chunk]:
         """What to write now, in order; the channel forgets it. The chunks are the caller's."""
-        return self.outbound.data_to_send()
+        return self.departures.all() if self.departures.in_turns else self.outbound.data_to_send()
 
     @property
     def pending_bytes(self) -> int:
         """What `data_to_send` would give now."""
-        return self.outbound.pending_bytes
+        return self.departures.waiting_bytes
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
     def counters(self) -> tuple[int, int]:
         """Bytes received and sent so far."""
-        return self.ticker.bytes_in, self.outbound.bytes_written
+        return self.ticker.bytes_in, self.outbound.bytes_written + self._lanes.bytes_written
 
     @property
     def frames_read(self) -> int:
@@ -132,7 +138,7 @@ class Channel:
 
     def handle_deadline(self, now: float) -> None:
         """Queue a tick if one is due: write `data_to_send`. Raises NetTickTimeout when the peer was silent too long."""
-        self.ticker.packets_out = self.outbound.frames_written
+        self.ticker.packets_out = self.outbound.frames_written + self._lanes.frames_written
         if self.ticker.handle_deadline(now):
             self.tick()
 

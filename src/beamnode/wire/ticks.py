@@ -2,7 +2,8 @@
 
 `net_ticktime` T is divided into `net_tickintensity` intervals. At the end of each one:
 
-- when nothing was written during it, a tick is sent; to a hidden peer also when nothing was read from it;
+- when nothing was written during it, and nothing waits to be, a tick is sent; to a hidden peer also when nothing was
+  read from it;
 - when nothing was read during `intensity` intervals in a row, the peer is dead: `NetTickTimeout`.
 
 So a silent peer is noticed between T and T + T / intensity after its last byte. Where OTP counts packets read we count
@@ -24,8 +25,9 @@ TICK_INTENSITY_MAX: Final = 1000
 class Ticker:
     """Decides when to tick and when to give up. Times are seconds, `now` of the caller's clock.
 
-    The owner keeps `bytes_in` and `packets_out` (frames) at what it has read and written, ticks included, calls
-    `handle_deadline` at `next_deadline()` and, when that says so, writes a tick.
+    The owner keeps `bytes_in` and `packets_out` (frames) at what it has read and written, ticks included, and `pending`
+    at whether the carrier takes no more, calls `handle_deadline` at `next_deadline()` and, when that says so, writes a
+    tick. (While something is pending the tick would wait behind it, and says nothing that this does not say.)
     """
 
     __slots__ = (
@@ -38,11 +40,13 @@ class Ticker:
         "_silent_intervals",
         "bytes_in",
         "packets_out",
+        "pending",
     )
 
     def __init__(self, net_ticktime: float, net_tickintensity: int, *, peer_published: bool, now: float) -> None:
         self.bytes_in = 0
         self.packets_out = 0
+        self.pending = False
         self._bytes_in_then = 0
         self._packets_out_then = 0
         self._peer_published = peer_published
@@ -85,7 +89,8 @@ class Ticker:
         self._silent_intervals = self._silent_intervals + 1 if silent else 0
         if self._silent_intervals >= self._intensity:
             raise NetTickTimeout(f"nothing came from the peer for {self._intensity * self._interval:g} seconds")
-        tick = self.packets_out == self._packets_out_then or (silent and not self._peer_published)
+        unwritten = self.packets_out == self._packets_out_then and not self.pending
+        tick = unwritten or (silent and not self._peer_published)
         self._bytes_in_then = self.bytes_in
         self._packets_out_then = self.packets_out + tick  # the tick itself does not count as something written
         return tick
