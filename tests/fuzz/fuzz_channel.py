@@ -1,7 +1,7 @@
 """Any stream on an open connection: both halves, cut anyhow, hand over the same, and what came can be sent on.
 
-Three bytes choose: the flags that were negotiated; bit 0 `strings`, bit 1 narrow limits, bit 2 an inbox that raises, bit 3
-that each record is sent on by the short way; how the stream is cut. See `fuzz_halves.py` for what is compared.
+Three bytes choose: the flags that were negotiated; bit 0 `strings`, bit 1 narrow limits, bit 2 an inbox that raises,
+bit 3 that each record is sent on by the short way; how the stream is cut. `fuzz_halves.py` says what is compared.
 """
 
 from __future__ import annotations
@@ -49,11 +49,8 @@ def one_input(data: bytes) -> None:
 
 
 def fresh(random: Random) -> bytes:
-    mask, choice, way = (
-        random.choice((0, 0, 1, 32, 33, random.randrange(64))),
-        random.randrange(16),
-        random.randrange(8),
-    )
+    mask = random.choice((0, 0, 1, 32, 33, random.randrange(64)))
+    choice, way = random.randrange(16), random.randrange(8)
     flags = flags_of(mask)
     cached, fragmented = bool(flags & Flag.DIST_HDR_ATOM_CACHE), bool(flags & Flag.FRAGMENTS)
     stream = Stream(random, big=False)

@@ -1,4 +1,4 @@
-"""Any bytes: they decode, or raise `DecodeError`; both kernels do the same; what was decoded shows, encodes and decodes.
+"""Any bytes: they decode, or raise `DecodeError`; both kernels do the same; what was decoded shows and encodes.
 
 The first byte chooses: bit 0 `strings`, bit 1 a view instead of bytes, bit 2 a term of the channel (with the atoms of a
 header, and without the version byte), bit 3 narrow limits. The rest is the term.

@@ -1,8 +1,8 @@
 """Several connections to one epmd: each answers, waits or ends, and none can touch another's name.
 
-The first byte: bit 0 `relaxed_command_check`, bit 1 that connections 2 and 3 are from another host, the rest how data is
-cut. Then steps, each a byte that says which connection (bits 0 and 1) and whether it breaks off (bit 2) or opens anew
-(bit 3), a byte with a length, and so many bytes.
+The first byte: bit 0 `relaxed_command_check`, bit 1 that connections 2 and 3 are from another host, the rest how data
+is cut. Then steps, each a byte that says which connection (bits 0 and 1) and whether it breaks off (bit 2) or opens
+anew (bit 3), a byte with a length, and so many bytes.
 """
 
 from __future__ import annotations

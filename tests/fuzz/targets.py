@@ -1,7 +1,7 @@
 """What is fuzzed, one file a target: each has `one_input(data)`, which raises what a bug raises, and `fresh(random)`.
 
-`fresh` draws an input out of the grammar of `tests/hostile/hostile_terms.py`: right in most places and wrong in some. The
-first corpus is made of such inputs, and the fuzzer's mutator puts them in now and then (`run.py`).
+`fresh` draws an input out of the grammar of `tests/hostile/hostile_terms.py`: right in most places and wrong in some.
+The first corpus is made of such inputs, and the fuzzer's mutator puts them in now and then (`run.py`).
 
 The Python half of everything is what coverage is taken of; where the compiled one is there, it has to do the same.
 """

@@ -362,9 +362,7 @@ def compare(
     for record in records[:12]:
         results = [sent(half, record, direct) for half in senders]
         assert all(result == results[0] for result in results), record
-        if isinstance(
-            results[0], str
-        ):  # too deep by one level now, or an opaque local term: it can come, and not go on
+        if isinstance(results[0], str):  # too deep by one level now, or an opaque local term
             assert "nested deeper" in results[0] or "LocalTerm" in results[0], results[0]
     counters = [(half.frames_written, half.bytes_written) for half in senders]
     assert all(each == counters[0] for each in counters)

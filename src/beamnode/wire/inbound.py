@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from beamnode.errors import ProtocolError
 from beamnode.etf import decode, decode_from
+from beamnode.etf.tags import LOCAL_EXT
 from beamnode.limits import Limits
 from beamnode.wire import fragments
 from beamnode.wire.control import Control, Record, carries_payload, from_wire
@@ -95,7 +96,7 @@ class Inbound:
                 record, at = short
                 record.message, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
                 if after > end:
-                    raise ProtocolError("a term that is longer than its message")
+                    record.message = self._read_local(buffer, at, end)
                 return record
         control, at = self.read_term(buffer, at, end, atoms)
         if not carries_payload(control):
@@ -129,8 +130,14 @@ class Inbound:
             raise ProtocolError("a message that lacks a term")
         term, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
         if after > end:
-            raise ProtocolError("a term that is longer than its message")
+            return self._read_local(buffer, at, end), end
         return term, after
+
+    def _read_local(self, buffer: bytes, at: int, end: int) -> Any:
+        """A LOCAL_EXT is all the data that is left: here, of its message. No other term may be longer than that."""
+        if buffer[at] != LOCAL_EXT:
+            raise ProtocolError("a term that is longer than its message")
+        return decode_from(buffer[at:end], 0)[0]
 
     def _read_pass_through(self, buffer: bytes, start: int, end: int) -> Record:
         if buffer[start] != PASS_THROUGH:
