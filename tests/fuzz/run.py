@@ -9,8 +9,8 @@
 TARGET is one of those of `targets.py`. It starts from the saved corpus, `tests/fuzz/corpus/TARGET`, and from what
 earlier runs found, which goes to `.fuzz/TARGET` (not part of the repository). An input that fails is written to
 `.fuzz/TARGET-crash-...`, and the exit status is not 0: repair it, and keep the input as
-`tests/fuzz/corpus/TARGET/found-...`, which the suite runs for ever. `minimise` keeps few inputs that together make every
-step from line to line that all of them make.
+`tests/fuzz/corpus/TARGET/found-...`, which the suite runs for ever. `minimise` keeps few inputs that together make
+every step from line to line that all of them make.
 """
 
 from __future__ import annotations
