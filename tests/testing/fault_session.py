@@ -77,48 +77,54 @@ async def keeper(found: Told) -> None:
                 send(pid, (a.watched, own_pid()))
 
 
-class Pair:
-    """Two nodes, and a proxy between them. `session` runs one session; `settle` says when everything is as before."""
+class Asker:
+    """Node one, and a proxy through which it finds node two. `session` runs one session."""
 
-    def __init__(self, number: int, cookie: str, seconds: float) -> None:
-        self.one_name, self.two_name = f"one{number}@{HOST}", f"two{number}@{HOST}"
-        self._ports: dict[str, int] = {}
-        options: dict[str, Any] = {
+    def __init__(self, one_name: str, two_name: str, cookie: str, seconds: float) -> None:
+        self.one_name, self.two_name = one_name, two_name
+        self.ports: dict[str, int] = {}
+        self.options: dict[str, Any] = {
             "cookie": cookie,
             "hidden": True,
+            "dist_auto_connect": "never",
             "net_setuptime": seconds,
             "net_ticktime": seconds,
-            "discovery": StaticPorts(self._ports),
+            "discovery": StaticPorts(self.ports),
             "carrier": Tcp(listen_address=HOST),
         }
-        self.one = Node(self.one_name, dist_auto_connect="never", **options)
-        self.two = Node(self.two_name, dist_auto_connect="never", **options)
-        self.two.expose(serve, module="fault", name="serve")
-        self.kept = Told()
+        self.one = Node(one_name, **self.options)
         self.asked = Told()
         self.proxy: FaultProxy
         self.keeper: Pid
 
-    async def start(self, stack: AsyncExitStack) -> None:
-        await self.two.start()
-        stack.push_async_callback(self.two.stop)
-        address = self.two.listen_address
-        assert address is not None
-        self.proxy = await stack.enter_async_context(FaultProxy(HOST, address[1]))
-        self._ports[self.two_name] = self.proxy.port
+    async def start_one(self, stack: AsyncExitStack, port_of_two: int) -> None:
+        self.proxy = await stack.enter_async_context(FaultProxy(HOST, port_of_two))
+        self.ports[self.two_name] = self.proxy.port
         await self.one.start()
         stack.push_async_callback(self.one.stop)
-        self._keeper = asyncio.create_task(self.two.run_process(self._keep))
-        stack.callback(self._keeper.cancel)
-        self._idle = [len(node.runtime.signals.processes()) for node in (self.one, self.two)]
-        self._idle[1] += 1
+        self.idle = len(self.one.runtime.signals.processes())
 
-    async def _keep(self) -> None:
-        register("keeper", own_pid())
-        self.keeper = own_pid()
-        await keeper(self.kept)
+    def holdings(self) -> dict[str, int]:
+        """What is there and was not there before."""
+        return held(self.one, self.idle)
 
-    # --- one session
+    async def settle(self) -> None:
+        """Until there is nothing more than before the first session."""
+        await until(lambda: not self.holdings() and not self.proxy.open_connections, lambda: f"held: {self.holdings()}")
+
+    def check_told(self, plan: Plan, **told: Told) -> None:
+        """Of every end, once. What corruption makes of a message may tell of another."""
+        exact = not any(isinstance(fault, Corrupt) for fault in (*plan.forward, *plan.backward))
+        for name, found in told.items():
+            assert found.expected <= set(found.came), f"the {name} was not told: {found.expected - set(found.came)}"
+            twice = {what for what, count in found.came.items() if count > 1 and (exact or what[0] == "DOWN")}
+            assert not twice, f"the {name} was told twice: {twice}"
+            stray = set(found.came) - found.expected - {("EXIT", self.keeper)}  # whose link may come without its word
+            assert not stray or not exact, f"the {name} was told of what it never tied itself to: {stray}"
+
+    async def check_reconnects(self) -> None:
+        assert await self.one.connect(self.two_name), self.one.connect_error(self.two_name)
+        assert await self.one.ping(self.two_name) is a.pong
 
     async def session(self, plan: Plan) -> bool:
         """Connect through the plan and do everything; whether there was a connection at all. Ends without one."""
@@ -202,46 +208,60 @@ class Pair:
         frames += [b"\x83F" + struct.pack(">QQ", 1, 3 - number) + pieces[number] for number in (1, 2)]
         session._stream.write([struct.pack(">I", len(frame)) + frame for frame in frames])
 
-    # --- afterwards
+
+class Pair(Asker):
+    """Two nodes of ours. `check` says what has to hold after a session."""
+
+    def __init__(self, number: int, cookie: str, seconds: float) -> None:
+        super().__init__(f"one{number}@{HOST}", f"two{number}@{HOST}", cookie, seconds)
+        self.two = Node(self.two_name, **self.options)
+        self.two.expose(serve, module="fault", name="serve")
+        self.kept = Told()
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await self.two.start()
+        stack.push_async_callback(self.two.stop)
+        address = self.two.listen_address
+        assert address is not None
+        await self.start_one(stack, address[1])
+        self._idle_two = len(self.two.runtime.signals.processes()) + 1
+        task = asyncio.create_task(self.two.run_process(self._keep))
+        stack.callback(task.cancel)
+
+    async def _keep(self) -> None:
+        register("keeper", own_pid())
+        self.keeper = own_pid()
+        await keeper(self.kept)
 
     async def check(self, plan: Plan) -> None:
         """Told once of each, nothing left, and the two meet again."""
-        exact = not any(isinstance(fault, Corrupt) for fault in (*plan.forward, *plan.backward))
         await until(self.kept.is_complete, "the keeper was told of every end")
         await self.settle()
-        for name, found in (("asker", self.asked), ("keeper", self.kept)):
-            assert found.expected <= set(found.came), f"the {name} was not told: {found.expected - set(found.came)}"
-            twice = {what for what, count in found.came.items() if count > 1 and (exact or what[0] == "DOWN")}
-            assert not twice, f"the {name} was told twice: {twice}"
-            stray = set(found.came) - found.expected - {("EXIT", self.keeper)}  # whose link may come without its word
-            assert not stray or not exact, f"the {name} was told of what it never tied itself to: {stray}"
+        self.check_told(plan, asker=self.asked, keeper=self.kept)
         self.kept.came.clear()
         self.kept.expected.clear()
-        assert await self.one.connect(self.two_name), self.one.connect_error(self.two_name)
-        assert await self.one.ping(self.two_name) is a.pong
+        await self.check_reconnects()
         assert self.two.list("connected") == [Atom(self.one_name)]
         await self.one.disconnect(self.two_name)
         await self.settle()
         assert not self.kept.came, "the keeper was told of a connection that came later"
 
-    async def settle(self) -> None:
-        """Until both nodes hold what they held before the first session."""
-        await until(lambda: not self.holdings() and not self.proxy.open_connections, lambda: f"held: {self.holdings()}")
+    def holdings(self) -> dict[str, int]:
+        return super().holdings() | held(self.two, self._idle_two)
 
-    def holdings(self) -> dict[str, Any]:
-        """What is there and was not there before."""
-        held: dict[str, Any] = {}
-        for node, idle in zip((self.one, self.two), self._idle, strict=True):
-            network, signals = node.network, node.runtime.signals
-            held |= {
-                f"sessions of {node.name}": len(network._sessions),
-                f"accepted by {node.name}": len(network._accepting),
-                f"dialled by {node.name}": len(network._dialling),
-                f"connections of {node.name}": len(network.connections.connections()),
-                f"ties of {node.name}": len(signals._ties),
-                f"processes of {node.name}": len(signals.processes()) - idle,
-            }
-        return {what: count for what, count in held.items() if count}
+
+def held(node: Node, idle_processes: int) -> dict[str, int]:
+    """What a node without connections has and should not have."""
+    network, signals = node.network, node.runtime.signals
+    counts = {
+        f"sessions of {node.name}": len(network._sessions),
+        f"accepted by {node.name}": len(network._accepting),
+        f"dialled by {node.name}": len(network._dialling),
+        f"connections of {node.name}": len(network.connections.connections()),
+        f"ties of {node.name}": len(signals._ties),
+        f"processes of {node.name}": len(signals.processes()) - idle_processes,
+    }
+    return {what: count for what, count in counts.items() if count}
 
 
 async def until(done: Callable[[], bool], what: Any) -> None:
