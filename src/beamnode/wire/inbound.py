@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from beamnode.errors import ProtocolError
-from beamnode.etf import decode, decode_from
+from beamnode.etf import decode_from
 from beamnode.etf.tags import LOCAL_EXT
 from beamnode.limits import Limits
 from beamnode.wire import fragments
@@ -23,8 +23,6 @@ from beamnode.wire.short_cuts import READERS
 
 VERSION: Final = 131
 PASS_THROUGH: Final = 112
-
-_COMPRESSED: Final = b"P"
 
 
 class Inbound:
@@ -150,6 +148,4 @@ class Inbound:
     def _decode_versioned(self, buffer: bytes, at: int, end: int) -> tuple[Any, int]:
         if at >= end or buffer[at] != VERSION:
             raise ProtocolError("a message that lacks a term with its version byte")
-        if buffer[at + 1 : at + 2] == _COMPRESSED:  # what is compressed is the last of its message
-            return decode(buffer[at:end], strings=self._strings, limits=self._limits), end
         return self.read_term(buffer, at + 1, end, ())
