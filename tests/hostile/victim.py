@@ -18,7 +18,7 @@ from typing import Any
 
 import behaviours
 
-from beamnode import Node, receive
+from beamnode import Node, limit_mailbox, receive
 from beamnode.carriers.tcp import Tcp
 from beamnode.errors import NodeNotFound
 from beamnode.limits import Limits
@@ -55,6 +55,12 @@ class Directory:
 
 async def wait_for_ever(*_: object) -> None:
     """Exposed as `victim:wait/1`."""
+    await receive()
+
+
+async def wait_with_limit(*_: object) -> None:
+    """Exposed as `victim:limited/1`: the same with a mailbox of 1000 messages, which drops what is too much."""
+    limit_mailbox(1000)
     await receive()
 
 
@@ -123,6 +129,7 @@ async def main(given: dict[str, Any]) -> None:
         limits=Limits(**given.get("limits", {})),
     )
     node.expose(wait_for_ever, module="victim", name="wait")
+    node.expose(wait_with_limit, module="victim", name="limited")
     node.expose(add, module="victim", name="add")
     node.expose(sleep_in_thread, module="victim", name="thread")
     await node.start()
