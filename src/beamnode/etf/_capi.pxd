@@ -193,6 +193,8 @@ cdef extern from "Python.h":
     PyObject *PyErr_NoMemory() noexcept
     bint PyErr_ExceptionMatches(PyObject *) noexcept
     void PyErr_Clear() noexcept
+    int PyGC_Disable() noexcept
+    int PyGC_Enable() noexcept
     PyObject *PyObject_CallOneArg(PyObject *, PyObject *) noexcept
 
     bint PyTuple_Check(PyObject *) noexcept
@@ -234,4 +236,8 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *, PyObject *) noexcept
     int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
     Py_ssize_t PyDict_Size(PyObject *) noexcept
+    PyObject *PySet_New(PyObject *) noexcept
+    int PySet_Add(PyObject *, PyObject *) noexcept
+    Py_ssize_t PySet_GET_SIZE(PyObject *) noexcept
+    Py_ssize_t PyObject_Hash(PyObject *) noexcept
     bint PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **) noexcept
