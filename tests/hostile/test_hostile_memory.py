@@ -166,3 +166,18 @@ def test_a_hundred_connections_that_are_up(victim: Victim) -> None:
             attacker.socket.close()
         wait_for(lambda: nothing_is_left(victim.holdings()))
     assert victim.rss_mib() < 60
+
+
+def test_what_breaks_the_connection_is_let_go_with_it(victim: Victim) -> None:
+    """At once, and not when Python collects garbage the next time."""
+
+    def resident_mib() -> float:
+        status = Path(f"/proc/{victim.process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+    before = resident_mib()
+    with victim.attack(timeout=60) as attacker:
+        attacker.frame(b"\x83D\0" + head(attacker) + b"m\x7f\xff\xff\xff" + bytes(100 * MIB))
+        assert attacker.is_closed(30)
+    wait_for(lambda: resident_mib() - before < 30)
+    victim.check()

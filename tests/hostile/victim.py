@@ -58,10 +58,15 @@ async def wait_for_ever(*_: object) -> None:
     await receive()
 
 
-async def wait_with_limit(*_: object) -> None:
+async def sleep(*_: object) -> None:
+    """Exposed as `victim:sleep/1`: a process that never receives."""
+    await asyncio.sleep(3600)
+
+
+async def sleep_with_limit(*_: object) -> None:
     """Exposed as `victim:limited/1`: the same with a mailbox of 1000 messages, which drops what is too much."""
     limit_mailbox(1000)
-    await receive()
+    await asyncio.sleep(3600)
 
 
 async def add(one: int, two: int) -> int:
@@ -129,7 +134,8 @@ async def main(given: dict[str, Any]) -> None:
         limits=Limits(**given.get("limits", {})),
     )
     node.expose(wait_for_ever, module="victim", name="wait")
-    node.expose(wait_with_limit, module="victim", name="limited")
+    node.expose(sleep, module="victim", name="sleep")
+    node.expose(sleep_with_limit, module="victim", name="limited")
     node.expose(add, module="victim", name="add")
     node.expose(sleep_in_thread, module="victim", name="thread")
     await node.start()
