@@ -233,28 +233,32 @@ cdef inline bint _may_choose_hash(PyObject *key) noexcept:
     return True
 
 
-cdef int _note_hash(PyObject **hashes, PyObject *key) noexcept:
-    """Put the hash of a key into a set, which is made for the first."""
-    cdef PyObject *number
-    cdef int failure
-    if hashes[0] == NULL:
-        hashes[0] = PySet_New(NULL)
-        if hashes[0] == NULL:
+cdef struct HashCounts:  # of the keys of one map; some hashes share a counter
+    unsigned char *counts  # NULL until there is one
+    int shift
+
+
+cdef int _count_hash(HashCounts *hashes, Py_ssize_t keys, PyObject *key) noexcept:
+    """Count a hash; -1: there may be too many like it."""
+    cdef uint64_t place
+    if hashes.counts == NULL:
+        hashes.shift = 64 - 10
+        while (keys >> (64 - hashes.shift)) > 4:  # so that few share one
+            hashes.shift -= 1
+        hashes.counts = <unsigned char *>PyMem_Calloc(<size_t>1 << (64 - hashes.shift), 1)
+        if hashes.counts == NULL:
             return -1
-    number = PyLong_FromLongLong(PyObject_Hash(key))
-    if number == NULL:
-        return -1
-    failure = PySet_Add(hashes[0], number)
-    Py_DECREF(number)
-    return failure
+    place = (<uint64_t>PyObject_Hash(key) * <uint64_t>0x9E3779B97F4A7C15) >> hashes.shift
+    hashes.counts[place] += 1
+    return -1 if hashes.counts[place] > EQUAL_HASHES_MAX else 0
 
 
 cdef PyObject *_read_map(Reader *r, Py_ssize_t depth) noexcept:
     cdef PyObject *result
     cdef PyObject *key
     cdef PyObject *value
-    cdef PyObject *hashes = NULL
-    cdef Py_ssize_t i, count, noted = 0
+    cdef HashCounts hashes
+    cdef Py_ssize_t i, count
     cdef int failure
     if r.end - r.pos < 5:
         return NULL
@@ -265,22 +269,20 @@ cdef PyObject *_read_map(Reader *r, Py_ssize_t depth) noexcept:
     result = bn_new_dict(count)
     if result == NULL:
         return NULL
+    hashes.counts = NULL
     for i in range(count):
         key = _read(r, depth, True)
         value = NULL if key == NULL else _read(r, depth, False)
         failure = -1 if value == NULL else PyDict_SetItem(result, key, value)
         if count > EQUAL_HASHES_MAX and not failure and _may_choose_hash(key):
-            noted += 1
-            failure = _note_hash(&hashes, key)
-            if not failure and noted - PySet_GET_SIZE(hashes) > EQUAL_HASHES_MAX:
-                failure = -1  # whether it is a few of many, or too many of one, Python finds out
+            failure = _count_hash(&hashes, count, key)  # too many of one: whether they are, Python finds out
         Py_XDECREF(key)
         Py_XDECREF(value)
         if failure:
-            Py_XDECREF(hashes)
+            PyMem_Free(hashes.counts)
             Py_DECREF(result)
             return NULL
-    Py_XDECREF(hashes)
+    PyMem_Free(hashes.counts)
     if PyDict_Size(result) != count:  # a key that comes twice, or that Python takes for another
         Py_DECREF(result)
         return NULL
