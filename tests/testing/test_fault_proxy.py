@@ -65,13 +65,22 @@ async def read(reader: asyncio.StreamReader) -> bytes:
     return await asyncio.wait_for(reader.read(), 5)
 
 
+async def end_of(echo: Echo) -> str:
+    """How its one connection ended."""
+    async with asyncio.timeout(5):
+        while not echo.ends:
+            await asyncio.sleep(0.001)
+    (end,) = echo.ends
+    return end
+
+
 def test_without_a_plan_everything_passes() -> None:
     @through()
     async def _(reader: Any, writer: Any, echo: Echo, proxy: FaultProxy) -> None:
         writer.write(HELLO * 10_000)
         writer.write_eof()
         assert await read(reader) == HELLO * 10_000
-        assert echo.ends == ["eof"]
+        assert await end_of(echo) == "eof"
         connection = proxy.connections[0]
         assert (connection.forwarded, connection.backwarded, connection.hit) == (1_000_000, 1_000_000, [])
 
@@ -81,8 +90,8 @@ def test_a_cut_forward() -> None:
     async def _(reader: Any, writer: Any, echo: Echo, proxy: FaultProxy) -> None:
         writer.write(HELLO)
         assert HELLO[:10].startswith(await read(reader))
+        assert await end_of(echo) == "eof"
         assert echo.received == HELLO[:10]
-        assert echo.ends == ["eof"]
         assert proxy.connections[0].hit == [Cut(10)]
 
 
@@ -98,9 +107,7 @@ def test_a_reset() -> None:
         writer.write(HELLO)
         with pytest.raises(ConnectionResetError):
             await read(reader)
-        while not echo.ends:
-            await asyncio.sleep(0.001)
-        assert echo.ends == ["reset"]
+        assert await end_of(echo) == "reset"
 
 
 def test_a_stall_for_good_stops_one_direction() -> None:
