@@ -16,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beamnode.errors import DecodeError
-from beamnode.etf import Atom, ExactKey, HashableDict, HashableList, ImproperList, TermLimitExceeded, a, codec
+from beamnode.etf import (
+    Atom,
+    ExactKey,
+    HashableDict,
+    HashableList,
+    ImproperList,
+    Reference,
+    TermLimitExceeded,
+    a,
+    codec,
+)
 from beamnode.etf.keys import EQUAL_HASHES_MAX
 
 
@@ -184,10 +194,11 @@ def test_keys_that_were_chosen_to_have_one_hash(inside: bytes) -> None:
         codec.decode(b"\x83h\1" + keys_of(keys)[1:])
 
 
-def test_references_of_one_hash() -> None:
-    keys = [b"Z\0\1w\1a" + creation.to_bytes(4) + bytes(4) for creation in range(EQUAL_HASHES_MAX + 2)]
-    with pytest.raises(TermLimitExceeded, match="the same hash"):
-        codec.decode(keys_of(keys))
+def test_references_differ_in_their_hash_by_each_of_their_parts() -> None:
+    """A peer that monitors with references of the same words and other creations would hold up the node."""
+    references = {Reference(a.n, creation, (1, 2, 3)) for creation in range(1000)}
+    references |= {Reference(Atom(f"n{number}"), 1, (1, 2, 3)) for number in range(1000)}
+    assert len({hash(each) for each in references}) == len(references)
 
 
 def test_many_keys_that_share_their_hash_with_few() -> None:
