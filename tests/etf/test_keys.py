@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import pickle
+import struct
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beamnode.errors import DecodeError
-from beamnode.etf import Atom, ExactKey, HashableDict, HashableList, ImproperList, TermLimitExceeded, a, codec
+from beamnode.etf import (
+    Atom,
+    ExactKey,
+    HashableDict,
+    HashableList,
+    ImproperList,
+    Reference,
+    TermLimitExceeded,
+    a,
+    codec,
+)
+from beamnode.etf.keys import EQUAL_HASHES_MAX
 
 
 def map_of(*pairs: tuple[Any, Any]) -> bytes:
@@ -155,3 +170,62 @@ def test_maps_in_keys_of_maps_in_keys() -> None:
     assert codec.encode(codec.decode(nested(17))) == nested(17)
     with pytest.raises(TermLimitExceeded):
         codec.decode(nested(18))
+
+
+def keys_of(keys: list[bytes]) -> bytes:
+    return b"\x83t" + len(keys).to_bytes(4) + b"".join(key + b"j" for key in keys)
+
+
+def big(number: int) -> bytes:
+    return b"n" + bytes((10, 0)) + number.to_bytes(10, "little")
+
+
+PRIME = sys.hash_info.modulus  # Python hashes its multiples to 0
+CHOSEN = [big(PRIME * number) for number in range(1, 1001)]
+
+
+@pytest.mark.parametrize("inside", [b"", b"h\1", b"h\2a\1"], ids=["integers", "in tuples", "in longer tuples"])
+def test_keys_that_were_chosen_to_have_one_hash(inside: bytes) -> None:
+    keys = [inside + key for key in CHOSEN]
+    assert len(codec.decode(keys_of(keys[:EQUAL_HASHES_MAX]))) == EQUAL_HASHES_MAX
+    with pytest.raises(TermLimitExceeded, match="the same hash"):
+        codec.decode(keys_of(keys[: EQUAL_HASHES_MAX + 2]))
+    with pytest.raises(TermLimitExceeded, match="the same hash"):
+        codec.decode(b"\x83h\1" + keys_of(keys)[1:])
+
+
+def test_references_differ_in_their_hash_by_each_of_their_parts() -> None:
+    """A peer that monitors with references of the same words and other creations would hold up the node."""
+    references = {Reference(a.n, creation, (1, 2, 3)) for creation in range(1000)}
+    references |= {Reference(Atom(f"n{number}"), 1, (1, 2, 3)) for number in range(1000)}
+    assert len({hash(each) for each in references}) == len(references)
+
+
+def test_many_keys_that_share_their_hash_with_few() -> None:
+    """Floats and integers that are equal in Python, and powers of two, are no attack."""
+    both = [b"b" + number.to_bytes(4) for number in range(300)]
+    both += [b"F" + struct.pack(">d", float(number)) for number in range(300)]
+    assert len(codec.decode(keys_of(both))) == 600
+    powers = [b"n" + bytes((250, 0)) + (1 << bit).to_bytes(250, "little") for bit in range(2000)]
+    assert len(codec.decode(keys_of(powers))) == 2000
+
+
+def test_maps_in_a_key_whose_entries_have_one_hash() -> None:
+    """The hash of a map inside a key is taken in time in proportion to its size."""
+    entries = keys_of(CHOSEN[:EQUAL_HASHES_MAX])[1:]
+    (key,) = codec.decode(b"\x83t\0\0\0\1" + entries + b"a\1")
+    assert key == codec.decode(b"\x83" + entries)
+    assert hash(key) == hash(HashableDict(reversed(key.items())))
+
+
+def test_the_collector_is_as_it_was_after_a_long_term() -> None:
+    long = b"\x83l" + (300_000).to_bytes(4) + b"j" * 300_001
+    for data in (long, long[:-1]):
+        for enabled in (True, False):
+            (gc.enable if enabled else gc.disable)()
+            try:
+                with contextlib.suppress(DecodeError):
+                    assert len(codec.decode(data)) == 300_000
+                assert gc.isenabled() is enabled
+            finally:
+                gc.enable()

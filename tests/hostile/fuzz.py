@@ -1,7 +1,9 @@
 """A fuzzer to be run by hand for as long as one likes; the tests run it for a few seconds.
 
+It draws whole conversations, of which a change of bytes makes nothing else; for bytes there is `tests/fuzz`.
+
     python tests/hostile/fuzz.py --seconds 600 [--seed N] [--only TARGET,...] [--corpus DIR]
-    python tests/hostile/fuzz.py --replay DIR/channel-123.seed
+    python tests/hostile/fuzz.py --replay DIR/global-123.seed
 
 Each target takes a random source and does one run: whatever comes, a machine may raise a `PeerError` (or what its
 contract allows) and nothing else, and keeps its promises. A run is told by target and seed alone; those that fail are
@@ -23,232 +25,12 @@ from typing import Any
 from fuzz_halves import fuzz_halves
 from hostile_terms import Hostile
 
-from beamnode.errors import BeamnodeError, EncodeError, PeerError, UsageError
+from beamnode.errors import BeamnodeError
 from beamnode.etf import Atom, Pid, Reference, a, decode, encode
-from beamnode.etf.shown import CHARACTERS_MAX, shown
-from beamnode.limits import Limits
 from beamnode.services.global_actions import Action, Call, Connect, RemoteCall, Reply, Send
 from beamnode.services.global_name_server import GlobalNameServer
-from beamnode.wire import epmd
-from beamnode.wire.channel import Channel
-from beamnode.wire.epmd_server import EpmdRegistry, EpmdServerConnection
-from beamnode.wire.flags import DEFAULT, Flag, without
-from beamnode.wire.handshake import (
-    Accept,
-    Acceptor,
-    Established,
-    Initiator,
-    Named,
-    PeerNamed,
-    PeerProved,
-    Refusal,
-    StillWanted,
-)
 
 ME, VICTIM = "evil@127.0.0.1", "victim@127.0.0.1"
-LIMITS = Limits(frame_bytes_max=1 << 20, inflated_bytes_max=1 << 20, fragment_sequences_max=8)
-OPTIONAL = (
-    Flag.PUBLISHED, Flag.DIST_HDR_ATOM_CACHE, Flag.FRAGMENTS, Flag.DIST_MONITOR, Flag.SEND_SENDER, Flag.EXIT_PAYLOAD,
-    Flag.SPAWN, Flag.ALIAS, Flag.ALTACT_SIG, Flag.BIG_SEQTRACE_LABELS,
-)  # fmt: skip
-
-
-def in_pieces(random: Random, data: bytes) -> list[bytes]:
-    """As a network might deliver it."""
-    pieces = []
-    while data:
-        size = random.choice((1, 2, 3, 50, 5000, len(data)))
-        pieces.append(data[:size])
-        data = data[size:]
-    return pieces
-
-
-# --- etf --------------------------------------------------------------------------------------------------------------
-
-
-def fuzz_etf(random: Random) -> None:
-    """Bytes decode or raise; what was decoded can be shown, encoded, and decoded again to the same."""
-    hostile = Hostile(random, ME, VICTIM)
-    data = b"\x83" + (hostile.odd_term() if hostile.chance(20) else hostile.encoded(hostile.term(6)))
-    if hostile.chance(80):
-        data = hostile.spoiled(data)
-    if hostile.chance(5):
-        data = b"\x83" + random.randbytes(random.randrange(40))
-    strings = hostile.chance(30)
-    try:
-        value = decode(data, strings=strings, limits=LIMITS)
-    except PeerError:
-        return
-    text = shown(value)
-    assert text.isprintable()
-    assert len(text) <= 12 * CHARACTERS_MAX
-    again = encode(value)
-    assert encode(decode(again, strings=strings)) == again
-
-
-# --- channel ----------------------------------------------------------------------------------------------------------
-
-
-def fuzz_channel(random: Random) -> None:
-    """Records come, or a PeerError, once and for all; what came can be sent on through another channel."""
-    hostile = Hostile(random, ME, VICTIM)
-    flags = DEFAULT | Flag.PUBLISHED
-    for flag in OPTIONAL:
-        if hostile.chance(25):
-            flags = without(flags, flag)
-    cached, fragmented = bool(flags & Flag.DIST_HDR_ATOM_CACHE), bool(flags & Flag.FRAGMENTS)
-    headed = cached or fragmented
-    channel = Channel(flags, now=0, strings=hostile.chance(20), limits=LIMITS)
-    onward = Channel(flags, now=0)
-    data = b"".join(
-        hostile.lawful_frame(headed=headed)
-        if hostile.chance(70)
-        else hostile.frame(headed=headed, cached=cached, fragmented=fragmented)
-        for _ in range(random.randrange(1, 30))
-    )
-    if hostile.chance(10):
-        data = hostile.spoiled(data)
-    broken = False
-    for piece in in_pieces(random, data):
-        try:
-            channel.receive_data(piece, 0)
-            while (record := channel.next_event()) is not None:
-                assert not broken
-                try:
-                    onward.send(record)
-                except EncodeError as error:
-                    _check_unsendable(error)
-                onward.data_to_send()
-        except PeerError:
-            broken = True
-
-
-def _check_unsendable(error: EncodeError) -> None:
-    """What is too deep one level deeper, and an opaque local term, can be received and not be sent on."""
-    assert "nested deeper" in str(error) or "LocalTerm" in str(error), error
-
-
-# --- handshake --------------------------------------------------------------------------------------------------------
-
-
-def fuzz_handshake(random: Random) -> None:
-    """Both machines, talking to each other through somebody who changes bytes: they agree, or they end."""
-    hostile = Hostile(random, ME, VICTIM)
-    flags = without(DEFAULT, random.choice(OPTIONAL))
-    same = hostile.chance(80)
-    dynamic = "h" if hostile.chance(20) else None
-    initiator = Initiator(
-        this_name=ME,
-        this_creation=7,
-        peer_name=VICTIM,
-        flags=flags,
-        cookie=b"secret",
-        challenge=random.getrandbits(32),
-        setup_timeout=7,
-        now=0,
-        dynamic_host=dynamic,
-    )
-    acceptor = Acceptor(
-        this_name=VICTIM, this_creation=8, flags=flags, challenge=random.getrandbits(32), setup_timeout=7, now=0
-    )
-    machines: dict[Any, Any] = {initiator: acceptor, acceptor: initiator}
-    ends: list[Established] = []
-    ended: set[Any] = set()
-    spoil_at = random.randrange(6)
-    for step in range(12):
-        for machine, other in machines.items():
-            for data in machine.data_to_send():
-                sent = hostile.spoiled(data) if step == spoil_at else data
-                for piece in in_pieces(random, sent):
-                    if other in ended:
-                        break
-                    try:
-                        other.receive_data(piece, 0)
-                        _take_handshake_events(random, other, b"secret" if same else b"other", ends, ended)
-                    except UsageError:
-                        raise
-                    except BeamnodeError:
-                        ended.add(other)
-        if len(ended) == 2:
-            break
-    for machine in machines:
-        if machine not in ended:
-            try:
-                machine.handle_deadline(100)
-            except BeamnodeError:
-                ended.add(machine)
-    assert same or not ends, "two cookies, and a connection"
-
-
-def _take_handshake_events(
-    random: Random, machine: Any, cookie: bytes, ends: list[Established], ended: set[Any]
-) -> None:
-    while (event := machine.next_event()) is not None:
-        match event:
-            case PeerNamed(dynamic=True, name=host):
-                machine.accept_named(f"X{random.randrange(99)}@{host}", 5, cookie=cookie)
-            case PeerNamed():
-                if random.randrange(10):
-                    machine.accept(random.choice(list(Accept)), cookie=cookie)
-                else:
-                    machine.refuse(random.choice(list(Refusal)))
-                    ended.add(machine)
-            case PeerProved():
-                machine.acknowledge()
-            case StillWanted():
-                machine.answer_alive(True)
-            case Established():
-                ends.append(event)
-                ended.add(machine)
-            case Named():
-                pass
-
-
-# --- epmd -------------------------------------------------------------------------------------------------------------
-
-
-def fuzz_epmd(random: Random) -> None:
-    """Connections of one table with any bytes: each answers, waits or ends, and none can touch another's name."""
-    hostile = Hostile(random, ME, VICTIM)
-    registry = EpmdRegistry(4369, lambda: random.getrandbits(32))
-    connections = []
-    for _ in range(random.randrange(1, 12)):
-        local = hostile.chance(80)
-        connection = EpmdServerConnection(registry, 0, peer_is_local=local, relaxed_command_check=hostile.chance(30))
-        connections.append(connection)
-        name = random.choice(("a", "b", "c", "\u00e9", "x" * 255, "a b", ""))
-        request = random.choice(
-            (
-                epmd.AliveRequest(epmd.NodeEntry(name or "n", random.randrange(65536))),
-                epmd.PortRequest(name or "n"),
-                epmd.NamesRequest(),
-                epmd.DumpRequest(),
-                epmd.KillRequest(),
-                epmd.StopRequest(name or "n"),
-            )
-        )
-        try:
-            data = epmd.encode_request(request)
-        except BeamnodeError:
-            data = b"\0\1x"
-        if hostile.chance(60):
-            data = hostile.spoiled(data)
-        if hostile.chance(10):
-            data += random.randbytes(3)
-        for piece in in_pieces(random, data):
-            try:
-                connection.receive_data(piece, 0)
-            except PeerError:
-                assert connection.closing
-            while connection.next_event() is not None:
-                pass
-            connection.data_to_send()
-        if hostile.chance(30):
-            connection.connection_lost()
-    assert len(registry) <= len(connections)
-    for connection in connections:
-        connection.connection_lost()
-    assert len(registry) == 0
 
 
 # --- global_name_server -----------------------------------------------------------------------------------------------
@@ -374,11 +156,7 @@ def _acted(
 # --- running ----------------------------------------------------------------------------------------------------------
 
 TARGETS: dict[str, Callable[[Random], None]] = {
-    "etf": fuzz_etf,
-    "channel": fuzz_channel,
     "halves": fuzz_halves,
-    "handshake": fuzz_handshake,
-    "epmd": fuzz_epmd,
     "global": fuzz_global,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 import pytest
+
 from fuzz import TARGETS, run, run_for
 
 SECONDS = 3.0

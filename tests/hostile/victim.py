@@ -18,7 +18,7 @@ from typing import Any
 
 import behaviours
 
-from beamnode import Node, receive
+from beamnode import Node, limit_mailbox, receive
 from beamnode.carriers.tcp import Tcp
 from beamnode.errors import NodeNotFound
 from beamnode.limits import Limits
@@ -56,6 +56,17 @@ class Directory:
 async def wait_for_ever(*_: object) -> None:
     """Exposed as `victim:wait/1`."""
     await receive()
+
+
+async def sleep(*_: object) -> None:
+    """Exposed as `victim:sleep/1`: a process that never receives."""
+    await asyncio.sleep(3600)
+
+
+async def sleep_with_limit(*_: object) -> None:
+    """Exposed as `victim:limited/1`: the same with a mailbox of 1000 messages, which drops what is too much."""
+    limit_mailbox(1000)
+    await asyncio.sleep(3600)
 
 
 async def add(one: int, two: int) -> int:
@@ -123,6 +134,8 @@ async def main(given: dict[str, Any]) -> None:
         limits=Limits(**given.get("limits", {})),
     )
     node.expose(wait_for_ever, module="victim", name="wait")
+    node.expose(sleep, module="victim", name="sleep")
+    node.expose(sleep_with_limit, module="victim", name="limited")
     node.expose(add, module="victim", name="add")
     node.expose(sleep_in_thread, module="victim", name="thread")
     await node.start()

@@ -556,11 +556,15 @@ def test_what_follows_the_last_term_is_ignored_as_in_otp() -> None:
     assert received(there, framed(b"\x83D\0" + plain((22, THERE, HERE), 1) + b"more")) == [Send(HERE, 1, THERE)]
 
 
-def test_a_compressed_payload_in_pass_through() -> None:
-    _, there = pair(BARE)
+def test_a_compressed_payload_ends_the_connection_as_in_otp() -> None:
     payload = encode(bytes(1000), compressed=True)
     assert payload[1:2] == b"P"
-    assert received(there, framed(b"p" + encode((2, Atom(""), HERE)) + payload)) == [Send(HERE, bytes(1000))]
+    _, there = pair(BARE)
+    with pytest.raises(DecodeError, match="compressed"):
+        received(there, framed(b"p" + encode((2, Atom(""), HERE)) + payload))
+    _, there = pair(CACHED)
+    with pytest.raises(DecodeError, match="compressed"):
+        received(there, framed(b"\x83D\0" + plain((2, Atom(""), HERE)) + payload[1:]))
 
 
 def test_a_broken_channel_stays_broken() -> None:

@@ -167,6 +167,7 @@ cdef extern from "Python.h":
     void PyBuffer_Release(Py_buffer *) noexcept
 
     Py_ssize_t PY_SSIZE_T_MAX
+    void *PyMem_Calloc(size_t, size_t) noexcept
     void *PyMem_Realloc(void *, size_t) noexcept
     void PyMem_Free(void *) noexcept
 
@@ -193,6 +194,8 @@ cdef extern from "Python.h":
     PyObject *PyErr_NoMemory() noexcept
     bint PyErr_ExceptionMatches(PyObject *) noexcept
     void PyErr_Clear() noexcept
+    int PyGC_Disable() noexcept
+    int PyGC_Enable() noexcept
     PyObject *PyObject_CallOneArg(PyObject *, PyObject *) noexcept
 
     bint PyTuple_Check(PyObject *) noexcept
@@ -234,4 +237,5 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *, PyObject *) noexcept
     int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
     Py_ssize_t PyDict_Size(PyObject *) noexcept
+    Py_ssize_t PyObject_Hash(PyObject *) noexcept
     bint PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **) noexcept

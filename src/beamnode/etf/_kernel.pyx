@@ -10,6 +10,8 @@ failures travel until then: see `_kernel.pxd`.
 - `_kernel_read.pxi`, `_kernel_write.pxi`: a `Reader` makes terms, a `Writer` takes them.
 """
 
+import sys
+
 from libc.math cimport isfinite
 from libc.string cimport memcmp, memcpy
 
@@ -49,6 +51,8 @@ cdef enum:  # see tags.py
     V4_PORT_EXT = 120
 
     REFERENCE_WORDS_MAX = 5
+    EQUAL_HASHES_MAX = 128  # as in `keys`
+    LONG_BYTES_MIN = 262144
     HEADER_ATOMS_MAX = 255
     ATOM_CHARACTERS_MAX = 255
     # Reading and writing recurse: about 150 bytes of C stack a container, on threads that may have 256 KiB in all.
@@ -57,6 +61,7 @@ cdef enum:  # see tags.py
     HANDED_MIN = 65536
 
 cdef Py_ssize_t UINT32_MAX = 0xFFFFFFFF
+cdef long long HASH_MODULUS = sys.hash_info.modulus
 
 include "_kernel_tables.pxi"
 include "_kernel_read.pxi"

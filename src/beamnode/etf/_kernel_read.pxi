@@ -34,7 +34,17 @@ cdef void _find_big(Reader *r) noexcept:
 
 
 cdef PyObject *read_term(Reader *r) noexcept:
-    return _read(r, 0, False)
+    cdef PyObject *term
+    cdef int collecting
+    if r.end - r.pos < LONG_BYTES_MIN:
+        return _read(r, 0, False)
+    # Half-made terms are no garbage: with the collector on, sixteen million empty lists take four times as long, most of
+    # it to walk through them again and again. No other thread runs meanwhile.
+    collecting = PyGC_Disable()
+    term = _read(r, 0, False)
+    if collecting:
+        PyGC_Enable()
+    return term
 
 
 cdef PyObject *_read(Reader *r, Py_ssize_t depth, bint frozen) noexcept:
@@ -212,10 +222,42 @@ cdef PyObject *_read_string(Reader *r, bint frozen) noexcept:
     return _hashable(result) if frozen else result
 
 
+cdef inline bint _may_choose_hash(PyObject *key) noexcept:
+    """Whether a peer can make many keys of one hash like this one: not of texts, whose hash has a secret in it."""
+    cdef PyTypeObject *kind = Py_TYPE(key)
+    cdef long long number
+    if kind == ATOM or kind == &PyBytes_Type or kind == &PyUnicode_Type or kind == PID:
+        return False
+    if kind == &PyLong_Type:  # a small one is its own hash
+        return not bn_as_int64(key, &number) or number >= HASH_MODULUS or number <= -HASH_MODULUS
+    return True
+
+
+cdef struct HashCounts:  # of the keys of one map; some hashes share a counter
+    unsigned char *counts  # NULL until there is one
+    int shift
+
+
+cdef int _count_hash(HashCounts *hashes, Py_ssize_t keys, PyObject *key) noexcept:
+    """Count a hash; -1: there may be too many like it."""
+    cdef uint64_t place
+    if hashes.counts == NULL:
+        hashes.shift = 64 - 10
+        while (keys >> (64 - hashes.shift)) > 4:  # so that few share one
+            hashes.shift -= 1
+        hashes.counts = <unsigned char *>PyMem_Calloc(<size_t>1 << (64 - hashes.shift), 1)
+        if hashes.counts == NULL:
+            return -1
+    place = (<uint64_t>PyObject_Hash(key) * <uint64_t>0x9E3779B97F4A7C15) >> hashes.shift
+    hashes.counts[place] += 1
+    return -1 if hashes.counts[place] > EQUAL_HASHES_MAX else 0
+
+
 cdef PyObject *_read_map(Reader *r, Py_ssize_t depth) noexcept:
     cdef PyObject *result
     cdef PyObject *key
     cdef PyObject *value
+    cdef HashCounts hashes
     cdef Py_ssize_t i, count
     cdef int failure
     if r.end - r.pos < 5:
@@ -227,15 +269,20 @@ cdef PyObject *_read_map(Reader *r, Py_ssize_t depth) noexcept:
     result = bn_new_dict(count)
     if result == NULL:
         return NULL
+    hashes.counts = NULL
     for i in range(count):
         key = _read(r, depth, True)
         value = NULL if key == NULL else _read(r, depth, False)
         failure = -1 if value == NULL else PyDict_SetItem(result, key, value)
+        if count > EQUAL_HASHES_MAX and not failure and _may_choose_hash(key):
+            failure = _count_hash(&hashes, count, key)  # too many of one: whether they are, Python finds out
         Py_XDECREF(key)
         Py_XDECREF(value)
         if failure:
+            PyMem_Free(hashes.counts)
             Py_DECREF(result)
             return NULL
+    PyMem_Free(hashes.counts)
     if PyDict_Size(result) != count:  # a key that comes twice, or that Python takes for another
         Py_DECREF(result)
         return NULL

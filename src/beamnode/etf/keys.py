@@ -12,13 +12,18 @@ Programs may make all three, to look something up or to send it.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 from beamnode.errors import DecodeError
 from beamnode.etf.encode_python import HANDLERS, encode_into
+from beamnode.etf.leaves_python import TermLimitExceeded
 
 # Maps that are keys of maps that are keys of maps ... : each level costs another encoding of what is below.
 KEY_LEVELS_MAX: Final = 16
+# Keys of one map that Python hashes to the same number. There is no secret in how it hashes numbers, so a peer can find
+# such keys, and each is compared with all others: 20,000 keys, a quarter of a megabyte, would take seconds.
+EQUAL_HASHES_MAX: Final = 128
 # Python hashes and compares nested tuples by recursion in C: this many containers are safe on any thread's stack.
 KEY_DEPTH_MAX: Final = 4096
 
@@ -46,7 +51,7 @@ class HashableDict(dict[Any, Any]):
 
     def __init__(self, items: Any = ()) -> None:
         super().__init__(items)
-        self._hash = hash((HashableDict, frozenset(self.items())))
+        self._hash = hash((HashableDict, len(self), sum(map(hash, self.items()))))
 
     def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
@@ -88,6 +93,8 @@ def build_map(items: list[Any], _pos: int, frozen: int) -> dict[Any, Any]:
     """
     keys = items[::2]
     try:
+        if len(keys) > EQUAL_HASHES_MAX:
+            _check_hashes(keys)
         result: dict[Any, Any] = dict(zip(keys, items[1::2], strict=True))
         if len(result) != len(keys):
             result = _tell_apart(keys, items[1::2])
@@ -96,6 +103,15 @@ def build_map(items: list[Any], _pos: int, frozen: int) -> dict[Any, Any]:
     except RecursionError:
         raise DecodeError("two keys of a map are nested too deep to be compared") from None
     return result
+
+
+def _check_hashes(keys: list[Any]) -> None:
+    """Raise where so many keys have the same hash that the map would take long to make."""
+    hashes = [hash(key) for key in keys]
+    if len(keys) - len(set(hashes)) > EQUAL_HASHES_MAX and max(Counter(hashes).values()) > EQUAL_HASHES_MAX:
+        raise TermLimitExceeded(
+            f"a map of which more than {EQUAL_HASHES_MAX} keys have the same hash in Python", "term_elements_max"
+        )
 
 
 def _tell_apart(keys: list[Any], values: list[Any]) -> dict[Any, Any]:

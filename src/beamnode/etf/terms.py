@@ -179,7 +179,7 @@ class Reference:
         return self.words == other.words and self.node is other.node and self.creation == other.creation
 
     def __hash__(self) -> int:
-        return hash(self.words)  # which hardly ever are those of two nodes
+        return hash((self.words, self.creation, self.node))  # all of it: peers choose what is in theirs
 
     def __repr__(self) -> str:
         return f"Reference<{on_one_line(self.node.name)}.{'.'.join(str(word) for word in reversed(self.words))}>"

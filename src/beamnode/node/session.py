@@ -324,6 +324,7 @@ class Session:
             runtime.flush()
             log.error("closing the connection with %s: %s", self.node, error)
             self.end(error, abort=True)  # at once: a stream that closes in good order is there for a while
+            error.__traceback__ = None  # its frames hold what came, and the channel, which holds the error
         except Exception as error:
             log.exception("closing the connection with %s: an error of this library", self.node)
             self.end(NetworkError(f"an error of this library: {error!r}"))

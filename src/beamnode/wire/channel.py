@@ -9,7 +9,8 @@ What stands before the terms depends on what the two nodes negotiated:
 - neither: `p`, then each term as it is on its own, with its version byte ("pass through").
 
 As in OTP each node keeps to the form that was negotiated: another one closes the connection (WIRE.md, fact 5), and so
-does a term that cannot be decoded. What follows the last term of a message is ignored, as OTP 25, 27 and 29 do.
+does a term that cannot be decoded, or is compressed. What follows the last term of a message is ignored, as OTP 25, 27
+and 29 do.
 
 A channel with lanes (`lanes=True`) lets small messages pass the rest of large ones: then what it sends is taken a
 portion at a time from its `departures` (`departures.py`).

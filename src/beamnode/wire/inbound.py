@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from beamnode.errors import ProtocolError
-from beamnode.etf import decode, decode_from
+from beamnode.etf import decode_from
+from beamnode.etf.tags import LOCAL_EXT
 from beamnode.limits import Limits
 from beamnode.wire import fragments
 from beamnode.wire.control import Control, Record, carries_payload, from_wire
@@ -22,8 +23,6 @@ from beamnode.wire.short_cuts import READERS
 
 VERSION: Final = 131
 PASS_THROUGH: Final = 112
-
-_COMPRESSED: Final = b"P"
 
 
 class Inbound:
@@ -97,7 +96,7 @@ class Inbound:
                 record, at = short
                 record.message, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
                 if after > end:
-                    raise ProtocolError("a term that is longer than its message")
+                    record.message = self._read_local(buffer, at, end)
                 return record
         control, at = self.read_term(buffer, at, end, atoms)
         if not carries_payload(control):
@@ -131,8 +130,14 @@ class Inbound:
             raise ProtocolError("a message that lacks a term")
         term, after = decode_from(buffer, at, atoms, strings=self._strings, limits=self._limits)
         if after > end:
-            raise ProtocolError("a term that is longer than its message")
+            return self._read_local(buffer, at, end), end
         return term, after
+
+    def _read_local(self, buffer: bytes, at: int, end: int) -> Any:
+        """A LOCAL_EXT is all the data that is left: here, of its message. No other term may be longer than that."""
+        if buffer[at] != LOCAL_EXT:
+            raise ProtocolError("a term that is longer than its message")
+        return decode_from(buffer[at:end], 0)[0]
 
     def _read_pass_through(self, buffer: bytes, start: int, end: int) -> Record:
         if buffer[start] != PASS_THROUGH:
@@ -145,6 +150,4 @@ class Inbound:
     def _decode_versioned(self, buffer: bytes, at: int, end: int) -> tuple[Any, int]:
         if at >= end or buffer[at] != VERSION:
             raise ProtocolError("a message that lacks a term with its version byte")
-        if buffer[at + 1 : at + 2] == _COMPRESSED:  # what is compressed is the last of its message
-            return decode(buffer[at:end], strings=self._strings, limits=self._limits), end
         return self.read_term(buffer, at + 1, end, ())
