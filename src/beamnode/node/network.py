@@ -32,6 +32,7 @@ from beamnode.errors import (
     PeerError,
     RefusedByPeer,
     SetupTimeout,
+    TlsError,
 )
 from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
@@ -561,13 +562,13 @@ def _log_failure(node: Atom, cause: BeamnodeError) -> None:
     level = logging.INFO
     if isinstance(cause, CookieMismatch):
         level = logging.ERROR
-    elif isinstance(cause, PeerError | SetupTimeout | NodeNameError):
+    elif isinstance(cause, PeerError | SetupTimeout | TlsError | NodeNameError):
         level = logging.WARNING
     log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
 
 
 def _log_stranger(cause: BeamnodeError) -> None:
-    if isinstance(cause, PeerError | SetupTimeout):
+    if isinstance(cause, PeerError | SetupTimeout | TlsError):
         log.warning("closed a connection that did not become a node: %s", cause)
     else:
         log.debug("closed a connection that did not become a node: %s", cause)
