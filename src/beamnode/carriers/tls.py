@@ -35,7 +35,7 @@ class Tls:
     - `cacertfile`: the CAs that certificates of peers must come from.
     - `verify`: False: anybody may be anybody. Otherwise both sides show a certificate, and who dials checks that it is
       for the host in the node's name. So does who accepts, which OTP does not do: `server={"check_hostname": False}`
-      when your certificates are not for hosts. `fail_if_no_peer_cert=False`: who dials needs none, but a valid one if any.
+      when your certificates are not for hosts. `fail_if_no_peer_cert=False`: who dials needs none.
     - `versions`: "tlsv1.2" and "tlsv1.3". `ciphers`: of TLS 1.2, by OpenSSL's names. `depth`: how many CAs may stand
       between a certificate and its root.
     - `server`, `client`: what differs when others dial this node, and when it dials: `server={"certfile": ...}`; there
@@ -145,7 +145,7 @@ class Tls:
     async def dial(
         self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float, node: str = ""
     ) -> Stream:
-        """As `Tcp.dial`, with the TLS handshake, all within `timeout` seconds. Errors: see `Carrier.dial`, and TlsError.
+        """As `Tcp.dial`, and the TLS handshake, all within `timeout` seconds. Errors: see `Carrier.dial`; TlsError.
 
         The peer's certificate must be for the host in the name of the node that is meant.
         """

@@ -241,7 +241,8 @@ def _set_ciphers(context: ssl.SSLContext, options: TlsOptions) -> None:
             context.set_ciphers(":".join(older))
         except ssl.SSLError:
             raise UsageError(
-                f"ciphers: OpenSSL knows none of {', '.join(older) or 'them'}; they are called ECDHE-RSA-AES256-GCM-SHA384"
+                f"ciphers: OpenSSL knows none of {', '.join(older) or 'them'} for TLS 1.2; they are called as in "
+                "ECDHE-RSA-AES256-GCM-SHA384"
             ) from None
     elif "tlsv1.2" in options.versions:
         context.minimum_version = ssl.TLSVersion.TLSv1_3  # only ciphers of TLS 1.3 were named

@@ -17,8 +17,11 @@ from beamnode.carriers.tls_options import TlsOptions
 class HasContext(Protocol):
     """`tls_options.Contexts`, or `Given`."""
 
-    options: TlsOptions
-    is_given: bool
+    @property
+    def options(self) -> TlsOptions: ...
+
+    @property
+    def is_given(self) -> bool: ...
 
     def current(self) -> ssl.SSLContext: ...
 
@@ -44,8 +47,8 @@ class Accepting:
         if not self._contexts.options.check_hostname or not certificate or is_for_host(certificate, host):
             return None
         return (
-            f"its certificate is for {names_of(certificate)}, not for {host}, the host of that name; issue one that is, "
-            "or say check_hostname=False on the server's side"
+            f"its certificate is for {names_of(certificate)}, not for {host}, the host of that name; issue one that "
+            "is, or accept any host: server={'check_hostname': False}"
         )
 
 

@@ -18,7 +18,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from beamnode.carriers.base import (
     LINGER_SECONDS,
@@ -331,10 +331,11 @@ class TlsStream:
         """How many bytes were decrypted, and what then went wrong."""
         tls, incoming = self._tls, self._incoming
         assert tls is not None
+        read: Callable[[int, memoryview], int] = cast(Any, tls.read)
         count = 0
         try:
             while count <= DECRYPTED_BYTES - RECORD_BYTES and (incoming.pending or tls.pending()):
-                more = tls.read(RECORD_BYTES, view[count:] if count else view)
+                more = read(RECORD_BYTES, view[count:] if count else view)
                 if not more:
                     self._peer_closed = True
                     break

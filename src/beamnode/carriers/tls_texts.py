@@ -19,8 +19,8 @@ _REFUSED: Final = {
     "self-signed certificate": "{its} is signed by itself, and is not in this node's cacertfile",
     "self-signed certificate in certificate chain": "{its} comes from a CA that is not in this node's cacertfile",
     "certificate signature failure": "{its} was not signed by the CA of that name in this node's cacertfile",
-    "unsuitable certificate purpose": "{its} is not made for {purpose} (extended key usage); issue one that is for both",
-    "unsupported certificate purpose": "{its} is not made for {purpose} (extended key usage); issue one that is for both",
+    "unsuitable certificate purpose": "{its} is not made for {purpose} (extended key usage); make it for both",
+    "unsupported certificate purpose": "{its} is not made for {purpose} (extended key usage); make it for both",
     "certificate revoked": "{its} was revoked",
 }
 

@@ -25,12 +25,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "certs",
         help="make certificates for TLS, for development",
-        description="Make a small CA, and a certificate with its key for each node or host, which a node uses both when "
-        "it dials and when it is dialled; and the options for it as erl reads them. Prints how to start nodes with "
-        "them. What is there already is used or left as it is.",
-        epilog="The key of the CA is in DIR/ca-key.pem: who has it can be any node. For production use your own CA; the "
-        "certificates need the host of the node's name as a subject alternative name, and both extended key usages, "
-        "serverAuth and clientAuth.",
+        description="Make a small CA, and a certificate with its key for each node or host, which a node uses both "
+        "when it dials and when it is dialled; and the options for it as erl reads them. Prints how to start nodes "
+        "with them. What is there already is used or left as it is.",
+        epilog="The key of the CA is in DIR/ca-key.pem: who has it can be any node. For production use your own CA; "
+        "the certificates need the host of the node's name as a subject alternative name, and both extended key "
+        "usages, serverAuth and clientAuth.",
     )
     parser.add_argument("names", metavar="NODE_OR_HOST", nargs="+", help="a@127.0.0.1, a@myhost, db.example.com, ::1")
     parser.add_argument("--dir", default="certs", metavar="DIR", help="where the files are (default: certs)")
