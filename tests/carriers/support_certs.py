@@ -28,6 +28,9 @@ class Certificates:
         self.write("expired", *self.authority.issue(HOST, "expired", 10, start=LONG_AGO))
         self.write("elsewhere", *self.authority.issue("elsewhere.example", "elsewhere"))
         self.write("stranger", *self._other.issue(HOST, "stranger"))
+        between = Authority.under(self.authority, "a CA between")
+        certificate, key = between.issue(HOST, "deep")
+        self.write("deep", certificate + between.pem, key)
         self.write("locked", *self.authority.issue(HOST, "locked", password="open sesame"))
 
     def write(self, name: str, certificate: bytes, key: bytes) -> None:

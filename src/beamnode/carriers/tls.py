@@ -39,8 +39,8 @@ class Tls:
     - `versions`: "tlsv1.2" and "tlsv1.3". `ciphers`: of TLS 1.2, by OpenSSL's names. `depth`: how many CAs may stand
       between a certificate and its root.
     - `server`, `client`: what differs when others dial this node, and when it dials: `server={"certfile": ...}`; there
-      `certs_keys`, `dhfile`, `honor_cipher_order` and `server_name_indication` have their place as well. False: not
-      at all.
+      `certs_keys`, `dhfile`, `honor_cipher_order`, `client_renegotiation` and `server_name_indication` have their
+      place as well. False: not at all.
     - `server_context`, `client_context`: instead of all of these, contexts of your own, which are used as they are.
     - The others: see `Tcp`.
 
@@ -135,12 +135,7 @@ class Tls:
 
     async def listen(self, accept: ReceiverFactory, *, node: str = "") -> Listener:
         """As `Tcp.listen`; the receiver is there before the TLS handshake. Errors: UsageError: no certificate."""
-        if self._server is None:
-            raise UsageError(
-                "this node cannot listen over TLS: it has no certificate (certfile and keyfile, or a server section in "
-                "the optfile); to dial only, give listen=False"
-            )
-        return await self._tcp.listen(partial(TlsStream, side=Accepting(self._server), factory=accept), node=node)
+        return await self._tcp.listen(partial(TlsStream, side=self.accepting(), factory=accept), node=node)
 
     async def dial(
         self, host: str, port: int, receiver_factory: ReceiverFactory, *, timeout: float, node: str = ""
@@ -149,13 +144,9 @@ class Tls:
 
         The peer's certificate must be for the host in the name of the node that is meant.
         """
-        if self._client is None:
-            raise UsageError(
-                "this node cannot dial over TLS: it has no options for that (a client section in the optfile)"
-            )
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        side = Dialling(self._client, node.partition("@")[2] or host)
+        side = self.dialling(node.partition("@")[2] or host)
         streams: list[TlsStream] = []
 
         def open_tls(below: Stream) -> TlsStream:
@@ -179,6 +170,21 @@ class Tls:
                 stream.abort()
             raise
         return stream
+
+    def accepting(self) -> Accepting:
+        """What a `TlsStream` needs at the end that was dialled. Errors: UsageError: no certificate."""
+        if self._server is None:
+            raise UsageError(
+                "this node cannot listen over TLS: it has no certificate (certfile and keyfile, or a server section in "
+                "the optfile); to dial only, give listen=False"
+            )
+        return Accepting(self._server)
+
+    def dialling(self, host: str) -> Dialling:
+        """What a `TlsStream` needs at the end that dials `host`. Errors: UsageError: no options for that."""
+        if self._client is None:
+            raise UsageError("this node cannot dial over TLS: it has no options for a client (see the optfile)")
+        return Dialling(self._client, host)
 
 
 class Tls6(Tls):

@@ -34,7 +34,7 @@ _LEFT: Final = frozenset(
         *("recbuf", "reuseaddr", "send_timeout", "send_timeout_close", "sndbuf", "tos"),
         *("hibernate_after", "key_update_at", "ktls", "log_alert", "log_level", "middlebox_comp_mode"),
         *("renegotiate_at", "reuse_session", "reuse_sessions", "secure_renegotiate", "session_tickets"),
-        *("early_data", "anti_replay", "use_ticket", "client_renegotiation", "handshake", "max_handshake_size"),
+        *("early_data", "anti_replay", "use_ticket", "handshake", "max_handshake_size"),
         *("honor_ecc_order", "padding_check", "beast_mitigation", "receiver_spawn_opts", "sender_spawn_opts"),
     )
 )
@@ -178,6 +178,7 @@ _READ: Final[dict[str, Callable[[str, Any, str], Any]]] = {
     "verify": _verify,
     "fail_if_no_peer_cert": _boolean,
     "honor_cipher_order": _boolean,
+    "client_renegotiation": _boolean,
     "versions": _atoms,
     "ciphers": _ciphers,
     "depth": _integer,

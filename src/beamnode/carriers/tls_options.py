@@ -20,6 +20,7 @@ log = logging.getLogger("beamnode.connection")
 Password: TypeAlias = str | bytes | Callable[[], str | bytes]
 
 VERSIONS: Final = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
+_ALLOW_CLIENT_RENEGOTIATION: Final = 1 << 8  # of OpenSSL 3, SSL_OP_..., which Python has no name for
 _OLD_VERSIONS: Final = frozenset({"sslv3", "tlsv1", "tlsv1.1"})
 
 
@@ -48,11 +49,12 @@ class TlsOptions:
     versions: Sequence[str] = ("tlsv1.2", "tlsv1.3")
     ciphers: str | Sequence[str] | None = None
     honor_cipher_order: bool = True
+    client_renegotiation: bool = True
     depth: int | None = None
     dhfile: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("verify", "fail_if_no_peer_cert", "check_hostname", "honor_cipher_order"):
+        for name in ("verify", "fail_if_no_peer_cert", "check_hostname", "honor_cipher_order", "client_renegotiation"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is True or False, not {getattr(self, name)!r}")
         if self.depth is not None and (not isinstance(self.depth, int) or not 0 <= self.depth <= 100):
@@ -157,6 +159,7 @@ class Contexts:
                 context.load_dh_params(os.fspath(options.dhfile))
             except ssl.SSLError as error:
                 raise UsageError(f"dhfile {options.dhfile}: {error.reason or error}") from None
+        _set_renegotiation(context, options)
         if not options.honor_cipher_order:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
         # Each connection shows its certificates: nothing is resumed that was let in on older ones.
@@ -185,6 +188,17 @@ def _verify_mode(options: TlsOptions, is_server: bool) -> ssl.VerifyMode:
     return ssl.CERT_REQUIRED if options.fail_if_no_peer_cert or not is_server else ssl.CERT_OPTIONAL
 
 
+def _set_renegotiation(context: ssl.SSLContext, options: TlsOptions) -> None:
+    """With TLS 1.2, OTP renews its keys so after 2^28 records, and closes the connection when that is refused.
+
+    A stranger is refused it: it costs this side more than the other.
+    """
+    if not options.verify or not options.fail_if_no_peer_cert or not options.client_renegotiation:
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    elif ssl.OPENSSL_VERSION_INFO >= (3,):
+        context.options |= _ALLOW_CLIENT_RENEGOTIATION
+
+
 def _check_readable(file: str) -> None:
     try:
         with open(file, "rb"):
@@ -204,7 +218,7 @@ def _load_pair(context: ssl.SSLContext, pair: CertKey) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise UsageError(f"the key in {keyfile} is not that of the certificate in {pair.certfile}") from None
-        if pair.password is not None and ("DECRYPT" in str(error.reason) or "CIPHER" in str(error.reason)):
+        if pair.password is not None and _is_encrypted(keyfile):  # OpenSSL has many words for that, or none
             raise UsageError(f"the password of the key in {keyfile} is wrong") from None
         raise UsageError(
             f"{pair.certfile} has no certificate that can be used, or {keyfile} no key, both in PEM "
@@ -212,6 +226,11 @@ def _load_pair(context: ssl.SSLContext, pair: CertKey) -> None:
         ) from None
     except ValueError as error:  # a password that is too long
         raise UsageError(f"the password of the key in {keyfile}: {error}") from None
+
+
+def _is_encrypted(keyfile: str) -> bool:
+    with open(keyfile, "rb") as file:
+        return b"ENCRYPTED" in file.read()
 
 
 def _load_cas(context: ssl.SSLContext, cacertfile: str) -> None:

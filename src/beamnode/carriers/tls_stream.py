@@ -40,7 +40,7 @@ DECRYPTED_BYTES: Final = 256 * 1024  # handed on in one call, at most
 ENCRYPTED_BYTES: Final = 64 * 1024  # handed down in one call, about
 ENCRYPTED_IN_A_TURN_BYTES: Final = 1024 * 1024  # then others have their turn of the loop
 
-_TLS_HANDSHAKE: Final = 0x16  # the first byte of a client that speaks TLS
+_TLS_BEGINS_WITH: Final = b"\x16\x15"  # a record of the handshake, or an alert
 
 
 class _DecryptedBuffer(threading.local):
@@ -77,6 +77,7 @@ class TlsStream:
     """
 
     __slots__ = (
+        "_begun",
         "_below",
         "_below_is_full",
         "_closing",
@@ -110,6 +111,7 @@ class TlsStream:
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None  # of an acceptor: from the peer's first byte on, nothing before
         self._receiver: Receiver | None = None
+        self._begun = False
         self._handshaking = True
         self._has_received = False
         self._unsent: deque[Chunk] = deque()  # not encrypted yet
@@ -211,7 +213,7 @@ class TlsStream:
     def data_received(self, data: bytes | memoryview) -> None:
         if self._closing and not (self._handshaking and self._unsent):
             return
-        if self._tls is None and not self._start_accepting(data):
+        if not self._begun and not self._begin(data):
             return
         self._incoming.write(data)
         if self._handshaking:
@@ -230,6 +232,7 @@ class TlsStream:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+        self._note_silent_end()
         if self._error is None and not self._closing:
             self._error = self._meaning_of_end(error)
         self._closing = True
@@ -247,6 +250,14 @@ class TlsStream:
             return closed_after_handshake(self.peer_address, error)
         return error
 
+    def _note_silent_end(self) -> None:
+        """A peer that has dialled and leaves without a word: a client that checks this node last, as this library."""
+        if self._side.is_server and not self._handshaking and not self._has_received and not self._closing:
+            log.warning(
+                "%s closed the connection right after the TLS handshake: it may not accept this node's certificate",
+                format_address(self.peer_address),
+            )
+
     def _tell_end(self, error: NetworkError | None) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
@@ -254,12 +265,14 @@ class TlsStream:
 
     # --- The handshake ------------------------------------------------------------------------------------------------
 
-    def _start_accepting(self, data: bytes | memoryview) -> bool:
-        """The first bytes of a peer that has dialled. A connection that says nothing has cost nothing."""
-        if data[0] != _TLS_HANDSHAKE:
+    def _begin(self, data: bytes | memoryview) -> bool:
+        """The peer's first bytes. Who has dialled and says nothing has cost nothing until now."""
+        self._begun = True
+        if data[0] not in _TLS_BEGINS_WITH:
             self._fail(no_tls(self.peer_address, bytes(data[:64])))
             return False
-        self._tls = self._side.start(self._incoming, self._outgoing)
+        if self._tls is None:
+            self._tls = self._side.start(self._incoming, self._outgoing)
         return True
 
     def _shake_hands(self) -> None:
@@ -368,6 +381,7 @@ class TlsStream:
 
     def _receive_end(self) -> None:
         """The peer has said that it sends no more. The receiver hears of it now; see `SocketStream`."""
+        self._note_silent_end()
         if not self._closing:
             self._closing = True
             self._unsent.clear()

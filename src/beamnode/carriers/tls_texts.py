@@ -32,8 +32,6 @@ _ALERTS: Final = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept this node's certificate: its log says why",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it cannot use this node's certificate (its key, or what it is made for)",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not accept this node's certificate: its log says why",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it does not accept this node's {role} certificate (the host name, when it "
-    "dialled; or there is none), or has no cipher in common with it: its log says why",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of this node: give certfile and keyfile",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the two have no version of TLS in common: compare `versions` on both sides",
     "TLSV1_ALERT_INSUFFICIENT_SECURITY": "it finds the ciphers of this node too weak",
@@ -43,6 +41,17 @@ _ALERTS: Final = {
     "TLSV1_UNRECOGNIZED_NAME": "it does not know the host name that this node dialled",
     "TLSV1_ALERT_NO_RENEGOTIATION": "it does not renegotiate",
 }
+
+# An alert for whatever has none of its own: which it is depends on who sends it.
+_HANDSHAKE_FAILURE: Final = "SSLV3_ALERT_HANDSHAKE_FAILURE"
+_FAILED_BY_SERVER: Final = (
+    "it wants a certificate of this node, and got none (give certfile and keyfile), or the two have no cipher in "
+    "common: its log says which"
+)
+_FAILED_BY_CLIENT: Final = (
+    "it does not accept this node's certificate, most likely because that is not for the host in this node's name, or "
+    "the two have no cipher in common: its log says which"
+)
 
 # What the two could not agree on.
 _OTHERS: Final = {
@@ -69,9 +78,11 @@ def _cause(error: ssl.SSLError | ValueError, dialled: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _refused(error, dialled)
     reason = getattr(error, "reason", None) or str(error)
+    if reason == _HANDSHAKE_FAILURE:
+        return f"{_FAILED_BY_SERVER if dialled else _FAILED_BY_CLIENT} ({reason})"
     known = _ALERTS.get(reason) or _OTHERS.get(reason)
     if known is not None:
-        return f"{known.format(role='client' if dialled else 'server')} ({reason})"
+        return f"{known} ({reason})"
     return f"the peer's alert {reason}" if "_ALERT_" in reason else reason
 
 

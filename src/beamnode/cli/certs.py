@@ -133,16 +133,28 @@ class Authority:
 
     @classmethod
     def new(cls, name: str = "beamnode development CA", days: int = CA_DAYS) -> Authority:
-        """A root of its own. Errors: UsageError, without the package `cryptography`."""
+        """A root. Errors: UsageError, without the package `cryptography`."""
+        return cls._made(name, days, None)
+
+    @classmethod
+    def under(cls, issuer: Authority, name: str, days: int = CA_DAYS) -> Authority:
+        """One that another vouches for."""
+        return cls._made(name, days, issuer)
+
+    @classmethod
+    def _made(cls, name: str, days: int, issuer: Authority | None) -> Authority:
         x509, ec, _ = _cryptography()
         key = ec.generate_private_key(ec.SECP256R1())
-        usage = _key_usage(x509, key_cert_sign=True, crl_sign=True)
+        by = x509.Name(_common_name(x509, name)) if issuer is None else issuer.certificate.subject
         builder = (
-            _builder(x509, name, x509.Name(_common_name(x509, name)), key.public_key(), days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
+            _builder(x509, name, by, key.public_key(), days)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_key_usage(x509, key_cert_sign=True, crl_sign=True), critical=True)
         )
-        return cls(_signed(builder, key), key)
+        if issuer is not None:
+            issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer._key.public_key())
+            builder = builder.add_extension(issued_by, critical=False)
+        return cls(_signed(builder, key if issuer is None else issuer._key), key)
 
     @classmethod
     def in_directory(cls, directory: Path) -> Authority:
