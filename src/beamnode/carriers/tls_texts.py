@@ -17,7 +17,7 @@ _REFUSED: Final = {
     "unable to get issuer certificate": "{its} was not issued by a CA in this node's cacertfile",
     "unable to verify the first certificate": "{its} was not issued by a CA in this node's cacertfile",
     "self-signed certificate": "{its} is signed by itself, and is not in this node's cacertfile",
-    "self-signed certificate in certificate chain": "{its} comes from a CA that is not in this node's cacertfile",
+    "self-signed certificate in certificate chain": "{its} was not issued by a CA in this node's cacertfile",
     "certificate signature failure": "{its} was not signed by the CA of that name in this node's cacertfile",
     "unsuitable certificate purpose": "{its} is not made for {purpose} (extended key usage); make it for both",
     "unsupported certificate purpose": "{its} is not made for {purpose} (extended key usage); make it for both",
@@ -42,16 +42,17 @@ _ALERTS: Final = {
     "TLSV1_ALERT_NO_RENEGOTIATION": "it does not renegotiate",
 }
 
-# An alert for whatever has none of its own: which it is depends on who sends it.
-_HANDSHAKE_FAILURE: Final = "SSLV3_ALERT_HANDSHAKE_FAILURE"
-_FAILED_BY_SERVER: Final = (
-    "it wants a certificate of this node, and got none (give certfile and keyfile), or the two have no cipher in "
-    "common: its log says which"
-)
-_FAILED_BY_CLIENT: Final = (
-    "it does not accept this node's certificate, most likely because that is not for the host in this node's name, or "
-    "the two have no cipher in common: its log says which"
-)
+# Alerts whose meaning depends on who sends them: one that was dialled, or one that has dialled.
+_BY_SERVER: Final = {
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it wants a certificate of this node, and got none (give certfile and keyfile), "
+    "or the two have no cipher in common: its log says which",
+}
+_BY_CLIENT: Final = {
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it does not accept this node's certificate, most likely because that is not for "
+    "the host in this node's name, or the two have no cipher in common: its log says which",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept this node's certificate, most likely because that is not for "
+    "the host in this node's name: its log says why",
+}
 
 # What the two could not agree on.
 _OTHERS: Final = {
@@ -78,9 +79,7 @@ def _cause(error: ssl.SSLError | ValueError, dialled: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _refused(error, dialled)
     reason = getattr(error, "reason", None) or str(error)
-    if reason == _HANDSHAKE_FAILURE:
-        return f"{_FAILED_BY_SERVER if dialled else _FAILED_BY_CLIENT} ({reason})"
-    known = _ALERTS.get(reason) or _OTHERS.get(reason)
+    known = (_BY_SERVER if dialled else _BY_CLIENT).get(reason) or _ALERTS.get(reason) or _OTHERS.get(reason)
     if known is not None:
         return f"{known} ({reason})"
     return f"the peer's alert {reason}" if "_ALERT_" in reason else reason
