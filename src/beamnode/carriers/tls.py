@@ -16,7 +16,7 @@ from beamnode.carriers.tcp import Tcp
 from beamnode.carriers.texts import format_address
 from beamnode.carriers.tls_optfile import read_optfile
 from beamnode.carriers.tls_options import CertKey, Contexts, Given, Password, TlsOptions
-from beamnode.carriers.tls_peers import Accepting, Dialling, HasContext
+from beamnode.carriers.tls_peers import Accepting, Dialling, HasContext, hosts_of_file
 from beamnode.carriers.tls_stream import TlsStream
 from beamnode.errors import SetupTimeout, UsageError
 
@@ -170,6 +170,12 @@ class Tls:
                 stream.abort()
             raise
         return stream
+
+    @property
+    def own_hosts(self) -> list[str]:
+        """The hosts that the certificate is for with which this node dials: one must be in its name."""
+        pairs = [] if self._client is None else self._client.options.pairs
+        return [host for pair in pairs for host in hosts_of_file(pair.certfile)]
 
     def accepting(self) -> Accepting:
         """What a `TlsStream` needs at the end that was dialled. Errors: UsageError: no certificate."""

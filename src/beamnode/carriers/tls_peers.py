@@ -103,6 +103,18 @@ def is_for_host(certificate: Mapping[str, Any], host: str) -> bool:
     return any(kind == "DNS" and _matches(name.lower(), host.lower()) for kind, name in names)
 
 
+def hosts_of_file(certfile: str) -> list[str]:
+    """The hosts that the first certificate of a file is for; none where Python does not tell."""
+    decode = getattr(getattr(ssl, "_ssl", None), "_test_decode_cert", None)  # what `getpeercert` is made with
+    if decode is None:
+        return []
+    try:
+        certificate: dict[str, Any] = decode(certfile)
+    except (ssl.SSLError, OSError):
+        return []
+    return [name for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS" and "*" not in name]
+
+
 def names_of(certificate: Mapping[str, Any]) -> str:
     """What a certificate is for, in words."""
     names = [f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())]
