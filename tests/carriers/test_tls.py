@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import shutil
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support_certs import Certificates
 from support_loops import LOOPS, Run
 from test_tcp import needs_ipv6
 
+from beamnode.carriers.base import Stream
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.carriers.tcp import Tcp
 from beamnode.carriers.tls import CertKey, Tls, Tls6
@@ -23,6 +26,7 @@ from beamnode.carriers.tls_peers import is_for_host
 from beamnode.carriers.tls_stream import DECRYPTED_BYTES, TlsStream
 from beamnode.errors import NetworkError, TlsError, UsageError
 from contract import MIB, CarrierContract, Joined, Recorder, Site, until
+from support_certs import Certificates
 
 
 class TestTls(CarrierContract):
@@ -455,13 +459,8 @@ def test_over_a_network_in_memory(run: Run, certificates: Certificates) -> None:
     """Below TLS may be any carrier: nothing of a socket is needed."""
 
     async def main() -> None:
-        network = MemoryNetwork()
-        tls = certificates.tls(check_hostname=False)
         near, far = Recorder(), Recorder()
-        listener = await network.carrier("far").listen(partial(TlsStream, side=tls.accepting(), factory=far.attach))
-        below = partial(TlsStream, side=tls.dialling("far"), factory=near.attach)
-        await network.carrier("near").dial("far", listener.port, below, timeout=1)
-        await until(lambda: near.stream is not None)
+        await join_in_memory(certificates.tls(check_hostname=False), near, far)
         assert near.stream is not None
         near.stream.write([bytes(8 * MIB), b"end"])
         near.stream.close()
@@ -469,6 +468,92 @@ def test_over_a_network_in_memory(run: Run, certificates: Certificates) -> None:
         assert len(far.received) == 8 * MIB + 3
 
     run(main())
+
+
+@BOTH_VERSIONS
+def test_byte_by_byte(
+    run: Run, certificates: Certificates, versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beamnode.carriers.memory.PIECE_BYTES", 1)
+
+    async def main() -> None:
+        near, far = Recorder(), Recorder()
+        await join_in_memory(certificates.tls(check_hostname=False, versions=versions), near, far)
+        assert near.stream is not None
+        near.stream.write([b"hello"])
+        await until(lambda: far.received == b"hello")
+        near.stream.close()
+        await until(lambda: near.lost == [None] and far.lost == [None])
+
+    run(main())
+
+
+class CutAfter:
+    """A receiver between a stream and a `TlsStream`: after so many bytes the connection breaks."""
+
+    def __init__(self, count: int, below: Stream, above: Callable[[Stream], TlsStream]) -> None:
+        self._left = count
+        self._below = below
+        self._above = above(below)
+        self.pause_writing = self._above.pause_writing
+        self.resume_writing = self._above.resume_writing
+        self.connection_lost = self._above.connection_lost
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        if not self._left:
+            return
+        self._above.data_received(data[: self._left])
+        self._left = max(self._left - len(data), 0)
+        if not self._left:
+            self._below.abort()
+
+
+@BOTH_VERSIONS
+@pytest.mark.parametrize("who", ["near", "far"])
+def test_a_connection_that_breaks_at_any_byte_of_the_handshake(
+    run: Run, certificates: Certificates, versions: list[str], who: str
+) -> None:
+    tls = certificates.tls(check_hostname=False, versions=versions)
+
+    async def main() -> None:
+        for count in range(1, 3000, 1 if os.environ.get("BEAMNODE_EVERY_BYTE") else 149):
+            near, far = Recorder(), Recorder()
+            await join_in_memory(tls, near, far, {who: partial(CutAfter, count)})
+            if near.stream is not None:
+                near.stream.write([b"hello"])
+            await until(lambda far=far: bool(far.lost) or bool(far.received))  # type: ignore[misc]
+            if far.received:
+                return  # the handshake is shorter
+            assert len(far.lost) == 1
+            assert len(near.lost) == (near.stream is not None)
+
+    run(main())
+
+
+async def join_in_memory(
+    tls: Tls, near: Recorder, far: Recorder, between: dict[str, Callable[..., Any]] | None = None
+) -> None:
+    """Two `TlsStream`s over a network in memory, after the handshake, if it comes so far."""
+    network = MemoryNetwork()
+    dialled: list[TlsStream] = []
+
+    def accept(stream: Stream) -> TlsStream:
+        return TlsStream(stream, tls.accepting(), far.attach)
+
+    def dial(stream: Stream) -> TlsStream:
+        dialled.append(TlsStream(stream, tls.dialling("far"), near.attach))
+        return dialled[0]
+
+    def with_between(who: str, factory: Callable[[Stream], TlsStream]) -> Any:
+        return (lambda stream: between[who](stream, factory)) if between and who in between else factory
+
+    listener = await network.carrier("far").listen(with_between("far", accept))
+    await network.carrier("near").dial("far", listener.port, with_between("near", dial), timeout=1)
+    [stream] = dialled
+    assert stream.ready is not None
+    with contextlib.suppress(TlsError):
+        async with asyncio.timeout(10):
+            await stream.ready
 
 
 # --- Files and options ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from beamnode.errors import BeamnodeError, CookieMismatch, LimitExceeded, SetupTimeout, UsageError
+from beamnode.errors import BeamnodeError, CookieMismatch, LimitExceeded, ProtocolError, SetupTimeout, UsageError
 from beamnode.limits import Limits
 from beamnode.wire.flags import DEFAULT
 from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, PeerNamed, PeerProved, State
@@ -158,6 +158,11 @@ def test_a_frame_may_be_as_long_as_the_limit_and_no_longer(
         machine.receive_data((MAX + 1).to_bytes(length_bytes, "big"), now=0.0)
     assert caught.value.limit == "handshake_frame_bytes_max"
     assert machine.state is State.ENDED
+
+
+def test_a_client_of_tls_is_told_from_what_it_says_first() -> None:
+    with pytest.raises(ProtocolError, match="speaks TLS, and this is a port of plain TCP"):
+        acceptor().receive_data(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 0.0)
 
 
 def test_a_name_as_long_as_the_limit() -> None:

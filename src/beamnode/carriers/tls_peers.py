@@ -145,7 +145,7 @@ def _too_deep(connection: ssl.SSLObject, options: TlsOptions) -> str | None:
     if options.depth is None or not connection.getpeercert():
         return None
     # From 3.13 on it has no underscore.
-    chain: list[Any] = connection._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+    chain: list[Any] = connection._sslobj.get_verified_chain() or []  # type: ignore[attr-defined]
     between = max(len(chain) - 2, 0)
     return (
         f"{between} CAs stand between its certificate and the root: depth is {options.depth}"
