@@ -49,11 +49,13 @@ class TestTlsOnUvloop(TestTls):
     new_loop = staticmethod(LOOPS["uvloop"])
 
 
+@pytest.mark.one_python
 class TestTls12(TestTls):
     def carrier(self) -> Tls:
         return self.certificates.tls(versions=["tlsv1.2"])
 
 
+@pytest.mark.one_python
 @needs_ipv6
 class TestTls6(TestTls):
     def site(self) -> Site:
@@ -391,6 +393,110 @@ def test_what_was_decrypted_waits_while_reading_is_paused(run: Run, certificates
                 await asyncio.sleep(0.002)
                 assert len(joined.far.received) == paused_at
             assert joined.far.received == data
+
+    run(main())
+
+
+class NewKeysFirst:
+    """OpenSSL's object during a renegotiation: it writes nothing before something was read."""
+
+    def __init__(self, tls: Any) -> None:
+        self._tls = tls
+        self.waits = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def write(self, data: Any) -> int:
+        if self.waits:
+            raise ssl.SSLWantReadError
+        written: int = self._tls.write(data)
+        return written
+
+    def read(self, *args: Any) -> Any:
+        self.waits = False
+        return self._tls.read(*args)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_what_cannot_be_written_before_new_keys_is_written_then(
+    run: Run, certificates: Certificates, size: int
+) -> None:
+    async def main() -> None:
+        tls = certificates.tls()
+        async with Joined(Site(tls, tls, "127.0.0.1")) as joined:
+            near: Any = joined.near_stream
+            near._tls = NewKeysFirst(near._tls)
+            near.write([b"a" * size])
+            near.write([b"b"])
+            await asyncio.sleep(0.01)
+            assert joined.far.received == b""
+            joined.far_stream.write([b"keys"])
+            await until(lambda: joined.far.received == b"a" * size + b"b")
+
+    run(main())
+
+
+def test_close_while_reading_is_paused(run: Run, certificates: Certificates) -> None:
+    async def main() -> None:
+        tls = certificates.tls()
+        async with Joined(Site(tls, tls, "127.0.0.1")) as joined:
+            joined.near_stream.pause_reading()
+            joined.near_stream.write([bytes(4 * MIB)])
+            joined.near_stream.close()
+            joined.far_stream.write([bytes(MIB)])
+            await until(lambda: joined.near.lost == [None] and joined.far.lost == [None])
+            assert len(joined.far.received) == 4 * MIB
+
+    run(main())
+
+
+@pytest.mark.parametrize("what", ["pause_writing", "resume_writing", "data_received"])
+def test_a_receiver_that_fails_ends_its_stream(run: Run, certificates: Certificates, what: str) -> None:
+    async def main() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        tls = certificates.tls()
+        async with Joined(Site(tls, tls, "127.0.0.1")) as joined:
+            if what == "data_received":  # from where nothing below would see it
+                joined.near.on_data = lambda _: joined.near_stream.pause_reading()
+                joined.far_stream.write([bytes(4 * DECRYPTED_BYTES)])
+                await until(lambda: bool(joined.near.received))
+                joined.near.on_data = fail
+                joined.near_stream.resume_reading()
+            else:
+                setattr(joined.near, what, fail)
+                joined.far_stream.pause_reading()
+                joined.near_stream.write([bytes(16 * MIB)])
+                if what == "resume_writing":
+                    joined.far_stream.resume_reading()
+            await until(lambda: bool(joined.near.lost))
+            assert [type(error) for error in reported] == [ZeroDivisionError]
+
+    run(main())
+
+
+@pytest.mark.parametrize("who", ["near", "far"])
+def test_a_factory_that_fails_closes_the_connection(run: Run, certificates: Certificates, who: str) -> None:
+    async def main() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+        def fail(_: object) -> Recorder:
+            raise ZeroDivisionError
+
+        recorder = Recorder()
+        tls = certificates.tls()
+        listener = await tls.listen(fail if who == "far" else recorder.attach)
+        with contextlib.suppress(TlsError):
+            await tls.dial("127.0.0.1", listener.port, fail if who == "near" else recorder.attach, timeout=5)
+        await until(lambda: bool(reported) and (bool(recorder.lost) or recorder.stream is None))
+        assert [type(error) for error in reported] == [ZeroDivisionError]
+        await listener.close()
 
     run(main())
 

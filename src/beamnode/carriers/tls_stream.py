@@ -331,6 +331,8 @@ class TlsStream:
                     self._receive_end()
                 elif not count:
                     break
+            if self._unsent:
+                self._send_unsent()  # it may have waited for new keys, which what came has brought
         finally:
             if self._has_more and not self._reading_paused and not self._closing:
                 self._wake()  # a process that ran in the receiver's call ended this one
@@ -422,7 +424,7 @@ class TlsStream:
         if self._handshaking or (self._closing and not self._unsent):
             return
         budget = ENCRYPTED_IN_A_TURN_BYTES
-        while self._unsent and not self._below_is_full:
+        while self._unsent and not self._below_is_full and not self._below.is_closing:
             if budget <= 0:
                 self._send_later()
                 return
