@@ -293,7 +293,7 @@ def test_who_does_not_speak_tls(run: Run, certificates: Certificates, data: byte
         with socket.create_connection(("127.0.0.1", listener.port)) as peer:
             peer.sendall(data)
             peer.settimeout(5)
-            await asyncio.to_thread(peer.recv, 100)
+            assert (await asyncio.to_thread(peer.recv, 100))[:2] == b"\x15\x03"  # an alert
         await until(lambda: bool(recorder.lost))
         await listener.close()
         [error] = recorder.lost

@@ -73,12 +73,15 @@ def test_plain_and_tls_do_not_meet_and_say_why(certificates: Certificates, caplo
         plain = cluster.node("plain")
         async with tls, plain:
             assert await plain.connect(tls.name) is False
+            assert "speaks TLS, and this connection is plain TCP" in str(plain.connect_error(tls.name))
+            caplog.clear()
+            assert await plain.connect(tls.name) is False
             await until(
                 lambda: "does not speak TLS, which is expected here: it is a node over plain TCP" in warnings(caplog)
             )
             assert await tls.connect(plain.name) is False
             assert isinstance(tls.connect_error(plain.name), TlsError)
-            await until(lambda: "speaks TLS, and this is a port of plain TCP" in warnings(caplog))
+            await until(lambda: "speaks TLS, and this connection is plain TCP" in warnings(caplog))
 
     play(main)
 

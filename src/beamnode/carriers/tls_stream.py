@@ -40,6 +40,7 @@ DECRYPTED_BYTES: Final = 256 * 1024  # handed on in one call, at most
 ENCRYPTED_BYTES: Final = 64 * 1024  # handed down in one call, about
 ENCRYPTED_IN_A_TURN_BYTES: Final = 1024 * 1024  # then others have their turn of the loop
 
+_UNEXPECTED_MESSAGE: Final = b"\x15\x03\x03\0\x02\x02\x0a"  # the alert: a node over plain TCP knows it for TLS
 _TLS_BEGINS_WITH: Final = b"\x16\x15"  # a record of the handshake, or an alert
 
 
@@ -269,6 +270,7 @@ class TlsStream:
         """The peer's first bytes. Who has dialled and says nothing has cost nothing until now."""
         self._begun = True
         if data[0] not in _TLS_BEGINS_WITH:
+            self._below.write([_UNEXPECTED_MESSAGE])
             self._fail(no_tls(self.peer_address, bytes(data[:64])))
             return False
         if self._tls is None:
