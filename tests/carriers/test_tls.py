@@ -22,7 +22,7 @@ from beamnode.carriers.base import Stream
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.carriers.tcp import Tcp
 from beamnode.carriers.tls import CertKey, Tls, Tls6
-from beamnode.carriers.tls_peers import is_for_host
+from beamnode.carriers.tls_peers import is_for_host, names_of
 from beamnode.carriers.tls_stream import DECRYPTED_BYTES, TlsStream
 from beamnode.errors import NetworkError, TlsError, UsageError
 from contract import MIB, CarrierContract, Joined, Recorder, Site, until
@@ -262,6 +262,13 @@ def test_who_dials_is_the_host_of_its_certificate(
 def test_which_hosts_a_certificate_is_for(names: list[Any], host: str, fits: bool) -> None:
     certificate = {"subject": ((("commonName", "common.example"),),), "subjectAltName": tuple(names)}
     assert is_for_host(certificate, host) is fits
+
+
+def test_names_in_a_certificate_cannot_forge_a_log() -> None:
+    assert names_of({"subjectAltName": (("DNS", "a\nERROR all is lost"),)}) == "DNS:a?ERROR all is lost"
+    assert len(names_of({"subjectAltName": (("DNS", "a" * 10_000),)})) < 300
+    assert names_of({"subject": ((("commonName", "me"),),)}) == "CN:me"
+    assert names_of({}) == "nobody"
 
 
 def test_contexts_of_the_program_are_used_as_they_are(run: Run, certificates: Certificates) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeAlias
@@ -92,10 +93,9 @@ class TlsOptions:
 class Contexts:
     """The context of one side: made of options and files now, and again when the files have changed."""
 
-    is_given: Final = False
-
     def __init__(self, options: TlsOptions, *, is_server: bool) -> None:
         self.options = options
+        self._lock = threading.Lock()  # nodes in several threads may share a carrier
         self._is_server = is_server
         self._who = "server" if is_server else "client"
         self._files = [
@@ -105,8 +105,22 @@ class Contexts:
         self._seen = self._signature()
         self._context = self._load()
 
+    def accept(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        """A new connection, dialled by a peer."""
+        with self._lock:
+            return self.current().wrap_bio(incoming, outgoing, server_side=True)
+
+    def dial(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str | None, *, checks_name: bool
+    ) -> ssl.SSLObject:
+        """A new connection to `host`; OpenSSL checks that the certificate is for it. Errors: ValueError: no host."""
+        with self._lock:
+            context = self.current()
+            context.check_hostname = checks_name  # `wrap_bio` makes it this connection's
+            return context.wrap_bio(incoming, outgoing, server_hostname=host)
+
     def current(self) -> ssl.SSLContext:
-        """For a new connection."""
+        """Of the files as they are now."""
         seen = self._signature()
         if seen != self._seen:
             self._seen = seen  # from before they are read: a change meanwhile is seen next time
@@ -147,7 +161,7 @@ class Contexts:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if self._is_server else ssl.PROTOCOL_TLS_CLIENT)
         versions = [VERSIONS[version] for version in options.versions]
         context.minimum_version, context.maximum_version = min(versions), max(versions)
-        context.check_hostname = False  # whether: see `Dialling`
+        context.check_hostname = False  # see `dial`
         context.verify_mode = _verify_mode(options, self._is_server)
         for pair in options.pairs:
             _load_pair(context, pair)
@@ -172,14 +186,17 @@ class Contexts:
 class Given:
     """A context that the program has made itself: it says what is checked, and is not loaded again."""
 
-    is_given: Final = True
-
     def __init__(self, context: ssl.SSLContext) -> None:
         self.options = TlsOptions(verify=context.verify_mode is not ssl.CERT_NONE, check_hostname=False)
         self._context = context
 
-    def current(self) -> ssl.SSLContext:
-        return self._context
+    def accept(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self._context.wrap_bio(incoming, outgoing, server_side=True)
+
+    def dial(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str | None, *, checks_name: bool
+    ) -> ssl.SSLObject:
+        return self._context.wrap_bio(incoming, outgoing, server_hostname=host)
 
 
 def _verify_mode(options: TlsOptions, is_server: bool) -> ssl.VerifyMode:

@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 
 from beamnode.carriers.tls_options import TlsOptions
 
+SHOWN_CHARACTERS: Final = 200  # of the names in a certificate
+
 
 class HasContext(Protocol):
     """`tls_options.Contexts`, or `Given`."""
@@ -20,10 +22,11 @@ class HasContext(Protocol):
     @property
     def options(self) -> TlsOptions: ...
 
-    @property
-    def is_given(self) -> bool: ...
+    def accept(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject: ...
 
-    def current(self) -> ssl.SSLContext: ...
+    def dial(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str | None, *, checks_name: bool
+    ) -> ssl.SSLObject: ...
 
 
 class Accepting:
@@ -35,7 +38,7 @@ class Accepting:
         self._contexts = contexts
 
     def start(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self._contexts.current().wrap_bio(incoming, outgoing, server_side=True)
+        return self._contexts.accept(incoming, outgoing)
 
     def refusal_of_peer(self, connection: ssl.SSLObject) -> str | None:
         return _too_deep(connection, self._contexts.options)
@@ -65,11 +68,8 @@ class Dialling:
         self._checks = options.verify and options.check_hostname and self._host is not None
 
     def start(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        context = self._contexts.current()
-        if not self._contexts.is_given:
-            # What `wrap_bio` finds here is that connection's; the next may be to an address.
-            context.check_hostname = self._checks and not _is_address(self._host)
-        return context.wrap_bio(incoming, outgoing, server_hostname=self._host)
+        checks_name = self._checks and not _is_address(self._host)
+        return self._contexts.dial(incoming, outgoing, self._host, checks_name=checks_name)
 
     def refusal_of_peer(self, connection: ssl.SSLObject) -> str | None:
         if self._checks and self._host is not None and _is_address(self._host):
@@ -116,9 +116,11 @@ def hosts_of_file(certfile: str) -> list[str]:
 
 
 def names_of(certificate: Mapping[str, Any]) -> str:
-    """What a certificate is for, in words."""
+    """What a certificate is for, in words that fit into a log, whatever the peer has put into it."""
     names = [f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())]
-    return ", ".join(names or [f"CN:{name}" for name in _common_names(certificate)]) or "nobody"
+    text = ", ".join(names or [f"CN:{name}" for name in _common_names(certificate)]) or "nobody"
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
 
 
 def _common_names(certificate: Mapping[str, Any]) -> list[str]:
