@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(report.table(result))
     report.save(result, ROOT / "bench/results/last.json")
-    if options.chart is None and not options.only and not options.quick:
+    if options.chart is None and not options.only and not options.quick and not options.tls:
         options.chart = ROOT / "docs/performance.svg"
     if options.chart:
         options.chart.write_text(chart.svg(result), encoding="utf-8")
