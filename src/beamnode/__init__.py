@@ -42,11 +42,14 @@ from beamnode.etf import (
 )
 from beamnode.limits import Limits
 from beamnode.node import (
+    NEEDED_NAMES,
     Asked,
     Epmd,
     FixedPort,
+    Guard,
     Policy,
     Route,
+    Signal,
     StaticPorts,
     Timer,
     alias,
@@ -122,6 +125,7 @@ from beamnode.services.remote_errors import RemoteCallError, RemoteError, Remote
 __version__ = "0.1.0"
 
 __all__ = [
+    "NEEDED_NAMES",
     "NO_REPLY",
     "Agent",
     "AlreadyRegistered",
@@ -154,6 +158,7 @@ __all__ = [
     "GenServer",
     "GenStatem",
     "GenericTimeout",
+    "Guard",
     "HandlerFailed",
     "HandshakeError",
     "Ignore",
@@ -196,6 +201,7 @@ __all__ = [
     "Route",
     "RpcFailed",
     "SetupTimeout",
+    "Signal",
     "SpawnError",
     "StartFailed",
     "StateTimeout",

@@ -15,7 +15,6 @@ from beamnode import Atom, Pid, a
 from beamnode.etf import Fun
 from beamnode.limits import DEFAULT_LIMITS
 from beamnode.otp import gen
-from beamnode.services.global_known import UNCONNECTED_MAX
 from beamnode.services.global_name_server import CONNECTING_MAX
 from beamnode.testing.peers import wait_for
 
@@ -77,7 +76,7 @@ def test_new_nodes_that_are_made_up(victim: Victim, prefix: str) -> None:
             attacker.reg_send("global_name_server", cast(a.new_nodes, attacker.node, [], [], nodes, []))
         assert attacker.answers(30)
         victim.check(2)
-        assert victim.holdings()["asking_most"] <= UNCONNECTED_MAX
+        assert victim.holdings()["asking_most"] <= DEFAULT_LIMITS.global_unconnected_max
     time.sleep(1.3)
     victim.check()
     held = at_rest(victim)

@@ -419,7 +419,9 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
 def test_a_signal_ends_a_program_quietly(number: signal.Signals, status: int, home: Path, epmd_port: int) -> None:
     async def main(cluster: Cluster) -> None:
         environment = {**os.environ, "ERL_EPMD_PORT": str(cluster.epmd_port), "PYTHONPATH": os.pathsep.join(sys.path)}

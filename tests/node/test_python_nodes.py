@@ -118,7 +118,7 @@ def test_short_names_meet_and_long_ones_are_refused() -> None:
     async def main(cluster: Cluster) -> None:
         def short(alive: str) -> Node:
             made = cluster.node()
-            return Node(f"{alive}@localhost", cookie=cluster.cookie, discovery=made._discovery, carrier=made._carrier)
+            return Node(f"{alive}@localhost", cookie=cluster.cookie, discovery=made._discovery, carrier=made._routes)
 
         async with short("one") as one, short("two") as two:
             assert not one.long_names

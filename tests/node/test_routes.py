@@ -47,7 +47,7 @@ def test_a_peer_that_comes_by_a_route_which_is_not_for_it_is_refused(caplog: pyt
             with caplog.at_level(logging.WARNING):
                 assert await outside.ping(careful.name) is a.pang
             assert isinstance(outside.connect_error(careful.name), NotAllowedByPeer)
-            assert f"refused a_out@{HOST}: its connection came by tcp, which is not for it" in caplog.text
+            assert f"with a_out@{HOST}: its connection came by tcp, which is not for it" in caplog.text
             assert await careful.connect(outside.name) is False
             assert "none of this node's carriers is for it" in str(careful.connect_error(outside.name))
             assert careful.list() == [inside.name]

@@ -18,6 +18,10 @@ got. The factory may write at once. `connection_lost` is always called from the 
 is gone. An exception that leaves a receiver (or the factory) ends its stream, and is reported to the event loop's
 exception handler. All calls are made in the event loop's thread.
 
+A stream may have one thing more, `keep_alive(sign)`, for another thread while the loop is blocked (`SocketStream` has
+it, and says what it does; nodes use it for ticks). It relies on this: each `write` brings whole frames. A node falls
+silent on a stream without it when code blocks its loop.
+
 What a new carrier owes besides: it maps the errors of the system to `NetworkError` (or `NodeNotFound`: no such host)
 with a text that names the address and the cause, and it passes `tests/carriers/contract.py`.
 """

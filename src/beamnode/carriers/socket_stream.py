@@ -4,11 +4,15 @@ In: one `recv_into` per readiness (more where large things arrive), into a buffe
 and one call of the receiver, which gets a view of it. An idle stream holds no buffer. Out: `write` hands everything to
 the system at once, in one `sendmsg`; what the system does not take waits as it is, neither joined nor copied, for the
 socket to be writable.
+
+All this is done by the loop's thread. One call is for another one, while the loop is blocked: `keep_alive`. So whatever
+sends, keeps what was not sent, or closes, does it under a lock, of which the loop's thread finds that nobody has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections import deque
@@ -91,6 +95,7 @@ class SocketStream:
         "_stream_since",
         "_unsent",
         "_unsent_bytes",
+        "_writing",
         "_writing_paused",
         "_wrote",
     )
@@ -105,6 +110,7 @@ class SocketStream:
         self._receiver: Receiver | None = None
         self._unsent: deque[Chunk] | None = None  # there while the socket takes no more
         self._unsent_bytes = 0
+        self._writing = threading.RLock()  # that of a signal handler, too, which may write while this thread does
         self._linger: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._writing_paused = False
@@ -156,11 +162,18 @@ class SocketStream:
             chunks = _with_small_ones_joined(chunks)
             if not chunks:
                 return
-        if self._unsent is None:
-            self._send_at_once(chunks)
-        else:
-            self._unsent.extend(chunks)
-            self._unsent_bytes += sum(map(len, chunks))
+        writing = self._writing
+        writing.acquire()  # `with` takes twice the time
+        try:
+            if self._unsent is None:
+                self._send_at_once(chunks)
+            else:
+                self._unsent.extend(chunks)
+                self._unsent_bytes += sum(map(len, chunks))
+        except OSError as error:
+            self._end(error)
+        finally:
+            writing.release()
         if self._unsent_bytes > WRITE_HIGH_BYTES:
             self._maybe_pause_writing()
 
@@ -277,11 +290,7 @@ class SocketStream:
         """Nothing waits: try the socket first. What it does not take waits from now on."""
         self._wrote = True
         total = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
-        try:
-            sent = self._send(chunks)
-        except OSError as error:
-            self._end(error)
-            return
+        sent = self._send(chunks)
         if sent < total:
             self._unsent = deque(chunks)
             self._unsent_bytes = total
@@ -310,18 +319,23 @@ class SocketStream:
             sent -= first_bytes
             unsent.popleft()
 
-    def _on_writable(self) -> None:
-        assert self._unsent is not None
-        try:
+    def _send_on(self) -> None:
+        """What the system takes of what waits."""
+        if self._unsent:
             self._forget(self._send(list(islice(self._unsent, CHUNKS_PER_CALL))))
+
+    def _on_writable(self) -> None:
+        try:
+            with self._writing:
+                self._send_on()
+                if not self._unsent:
+                    self._unsent = None
+                    self._loop.remove_writer(self._descriptor)
         except OSError as error:
             self._end(error)
             return
-        if not self._unsent:
-            self._unsent = None
-            self._loop.remove_writer(self._descriptor)
-            if self._closing:
-                self._finish_sending()
+        if self._closing and self._unsent is None:
+            self._finish_sending()
         if self._writing_paused and self._unsent_bytes <= WRITE_LOW_BYTES:
             self._writing_paused = False
             if self._receiver is not None and not self._ended:
@@ -331,6 +345,44 @@ class SocketStream:
         if self._unsent_bytes > WRITE_HIGH_BYTES and not self._writing_paused and self._receiver is not None:
             self._writing_paused = True
             self._call_receiver(self._receiver.pause_writing)
+
+    def keep_alive(self, sign: bytes) -> int:
+        """For another thread, while the loop is blocked: give the peer a sign of life; how many bytes of it are new.
+
+        Where bytes wait for the socket, those go on, in their order. Else `sign` goes, which stands between two calls
+        of `write`. Does nothing while the loop's thread is writing, and where the socket takes nothing.
+        """
+        if not self._writing.acquire(blocking=False):
+            return 0
+        try:
+            if self._closing:
+                return 0
+            if self._unsent:
+                self._send_on()
+                return 0
+            sent = self._send([sign])
+            if not sent:
+                return 0
+            if sent < len(sign):
+                self._let_rest_wait(sign[sent:])
+            return len(sign)
+        except OSError:  # the loop will meet it too
+            return 0
+        finally:
+            self._writing.release()
+
+    def _let_rest_wait(self, rest: bytes) -> None:
+        """Of a sign of which the system took a part only. (An empty `_unsent` has its writer already.)"""
+        if self._unsent is None:
+            self._unsent = deque()
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody will send anything
+                self._loop.call_soon_threadsafe(self._watch_writable)
+        self._unsent.append(rest)
+        self._unsent_bytes += len(rest)
+
+    def _watch_writable(self) -> None:
+        if self._unsent is not None and not self._ended:
+            self._loop.add_writer(self._descriptor, self._on_writable)
 
     def _call_receiver(self, call: Callable[[], None]) -> None:
         """Call it in the middle of something else, which goes on whatever the receiver raises."""
@@ -342,7 +394,8 @@ class SocketStream:
     # --- The end ------------------------------------------------------------------------------------------------------
 
     def _start_closing(self) -> None:
-        self._closing = True
+        with self._writing:
+            self._closing = True
         self._linger = self._loop.call_later(LINGER_SECONDS, self._end, None)
 
     def _finish_sending(self) -> None:
@@ -363,17 +416,18 @@ class SocketStream:
         """Close the socket now, and tell the receiver soon. Once more: nothing."""
         if self._ended:
             return
-        self._ended = self._closing = True
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-        try:
-            self._loop.remove_reader(self._descriptor)
-            self._loop.remove_writer(self._descriptor)
-        finally:
-            self._socket.close()
-        self._unsent = None
-        self._unsent_bytes = 0
+        with self._writing:  # else the other thread might send into whatever gets this descriptor next
+            self._ended = self._closing = True
+            if self._linger is not None:
+                self._linger.cancel()
+                self._linger = None
+            try:
+                self._loop.remove_reader(self._descriptor)
+                self._loop.remove_writer(self._descriptor)
+            finally:
+                self._socket.close()
+            self._unsent = None
+            self._unsent_bytes = 0
         self._loop.call_soon(self._tell_end, cause)
 
     def _fail(self, error: BaseException, what: str) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from beamnode.errors import BeamnodeError
 
 if TYPE_CHECKING:
+    from beamnode.node.cookie import Cookie
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 COMMANDS = (
@@ -59,6 +61,13 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
     return int(text)
+
+
+def cookie(text: str) -> Cookie:
+    """Read a cookie from the command line: a `type` for argparse. From here on it does not show."""
+    from beamnode.node.cookie import Cookie
+
+    return Cookie(text)
 
 
 def _parser() -> argparse.ArgumentParser:

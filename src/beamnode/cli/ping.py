@@ -7,10 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 from beamnode.cli.carrier import add_carrier_arguments, carrier_of
+from beamnode.cli.main import cookie
 
 if TYPE_CHECKING:
     from beamnode.carriers.base import Carrier
     from beamnode.cli.main import Subparsers
+    from beamnode.node.cookie import Cookie
 
 EXIT_PANG = 1
 
@@ -24,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "status 0), or pang and the reason (exit status 1).",
     )
     parser.add_argument("node", metavar="NODE", help="name@host, as in iex@127.0.0.1")
-    parser.add_argument("--cookie", metavar="C", help="default: the one in ~/.erlang.cookie")
+    parser.add_argument("--cookie", type=cookie, metavar="C", help="default: the one in ~/.erlang.cookie")
     parser.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for an answer (default: 10)"
     )
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if why is None else EXIT_PANG
 
 
-async def _ping(target: str, cookie: str | None, timeout: float, carrier: Carrier | None) -> tuple[str, str | None]:
+async def _ping(target: str, cookie: Cookie | None, timeout: float, carrier: Carrier | None) -> tuple[str, str | None]:
     import asyncio
     import logging
 

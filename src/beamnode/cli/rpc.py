@@ -7,6 +7,7 @@ import ast
 from typing import TYPE_CHECKING, Any
 
 from beamnode.cli.carrier import add_carrier_arguments, carrier_of
+from beamnode.cli.main import cookie
 from beamnode.errors import NetworkError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("module", metavar="MODULE", help="lists, Elixir.Enum")
     parser.add_argument("function", metavar="FUNCTION", help="reverse, sum")
     parser.add_argument("args", metavar="ARG", nargs="*", type=term, help="a Python literal, or a:atom")
-    parser.add_argument("--cookie", metavar="C", help="default: the one in ~/.erlang.cookie")
+    parser.add_argument("--cookie", type=cookie, metavar="C", help="default: the one in ~/.erlang.cookie")
     parser.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for the result (default: 10)"
     )

@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "GenServer.call, ...) act for it, and `node` is the node: a beamnode.sync.Node, which other modules get from "
         "beamnode.sync.current_node(). Peers may call what it exposes: @node.expose.",
         epilog="An ARG that begins with '-' needs '--' before FILE_OR_MODULE, behind the options. Exit status: that of "
-        "the program, or 1 when the node could not start.",
+        "the program; 143 when SIGTERM ended it, but 0 where --stay waited for that; 1 when the node could not start.",
     )
     from beamnode.cli.shell import add_node_arguments
 
@@ -46,18 +46,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     import beamnode.sync as sync
     from beamnode.cli.shell import node_options
+    from beamnode.node.termination import Terminated
 
     argv: list[str] = arguments.program
     is_file = _prepare(argv)
     with sync.Node(**node_options(arguments, "run")) as node:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         names: dict[str, Any] = {"node": node}
         if is_file:
             runpy.run_path(argv[0], names, run_name="__main__")
         else:
             runpy.run_module(argv[0], names, run_name="__main__", alter_sys=True)
         while arguments.stay:
-            signal.pause()
+            try:
+                signal.pause()
+            except Terminated:  # what it stayed for
+                return 0
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from beamnode.cli.carrier import add_carrier_arguments, carrier_of
+from beamnode.cli.main import cookie
 
 if TYPE_CHECKING:
     from beamnode.cli.main import Subparsers
@@ -40,7 +41,7 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--name", metavar="N@HOST", help="a long name: HOST has a dot or is an address")
     names.add_argument("--sname", metavar="N", help="a short name, N or N@HOST without a dot (default: some name)")
-    parser.add_argument("--cookie", metavar="C", help="default: the one in ~/.erlang.cookie")
+    parser.add_argument("--cookie", type=cookie, metavar="C", help="default: the one in ~/.erlang.cookie")
     parser.add_argument("--hidden", action="store_true", help="connect without becoming part of the mesh")
     add_carrier_arguments(parser)
 

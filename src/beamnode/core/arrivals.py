@@ -43,6 +43,7 @@ class Arrivals:
 
     def _deliver(self, process: Process, message: Any) -> None:
         """`Signals.deliver_from`, with the common case written out: it is there once for every message."""
+        self._signals.last_receiver = process
         if process.expected or process.tells_origin:
             self._signals.deliver_from(self._peer, process, message)
             return

@@ -181,6 +181,11 @@ class Connections:
         """The entry of `node`, pending or up."""
         return self._entries.get(node)
 
+    @property
+    def up_count(self) -> int:
+        """How many nodes are up."""
+        return len(self.channels)
+
     def nodes(self, kind: NodesKind = "visible") -> list[Atom]:
         """The nodes that are up, visible, hidden or both ("connected"), in the order in which they came up.
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beamnode.core.bounded_mailbox import BoundedMailbox, WhenFull
+from beamnode.core.guests import Guests, LimitHit
 from beamnode.core.identity import Identities
 from beamnode.core.process import (
     NO_MAILBOX,
@@ -38,6 +39,7 @@ from beamnode.core.process import (
 )
 from beamnode.errors import NameTakenError, NoProcessError, ProtocolError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.wire import control
 
 Target = Pid | Atom | tuple[Atom, Atom]
@@ -75,6 +77,9 @@ class Signals:
         self._unlink_ids = 0
         self._dying: deque[Process] = deque()
         self._telling = False
+        self.last_receiver: Process | None = None  # of what came from elsewhere: whoever looks now and then sees floods
+        self._ties_max = DEFAULT_LIMITS.ties_per_peer_max
+        self.guests = Guests()
         self.handlers: dict[type, Callable[[Atom, Any], None]] = {
             control.Send: self._on_send,
             control.RegSend: self._on_reg_send,
@@ -90,6 +95,12 @@ class Signals:
             control.GroupLeader: self._on_group_leader,
         }
 
+    def set_limits(self, limits: Limits, limit_hit: LimitHit) -> None:
+        """Hold peers to these from now on, and tell `limit_hit` of those that press on one."""
+        self._ties_max = limits.ties_per_peer_max
+        self.guests.limits = limits
+        self.guests.limit_hit = limit_hit
+
     # --- Looking up ---------------------------------------------------------------------------------------------------
 
     def lookup(self, pid: Pid) -> Process | None:
@@ -100,6 +111,10 @@ class Signals:
         """`lookup` of the pid of this node that has these parts."""
         process = self._processes.get(serial << 32 | id)
         return process if process is not None and process.pid.creation == creation else None
+
+    def receiver_of(self, to: Pid | Atom | Reference) -> Process | None:
+        """The process of a pid, a registered name or an alias of this node."""
+        return self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
 
     def whereis(self, name: Atom) -> Process | None:
         return self.names.get(name)
@@ -171,6 +186,7 @@ class Signals:
 
     def deliver_from(self, node: Atom, process: Process, message: Any) -> None:
         """`deliver` what came through the connection with `node`; an answer that is expected is shown as it is."""
+        self.last_receiver = process
         if process.tells_origin:
             if process.expected and self._fill_slot(process, message):
                 return
@@ -271,20 +287,27 @@ class Signals:
             process.add_link(remote)
             self._ties_with(remote.node).links[process.pid, remote] = process
 
+    def forget_link(self, process: Process, remote: Pid) -> None:
+        """The other side's end of a link is not there any more; `process` hears nothing of it."""
+        self._drop_link(process, remote)
+
     def _drop_link(self, process: Process, remote: Pid) -> None:
         process.links.pop(remote, None)
         self._ties_if_any(remote.node).links.pop((process.pid, remote), None)
 
     def _on_link(self, node: Atom, record: control.Link) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is None:
             self.outgoing.append((node, control.Exit(record.to, record.sender, a.noproc)))
+        elif self._has_many_ties(node):
+            self._tell_of_ties(node)
+            self.outgoing.append((node, control.Exit(record.to, record.sender, a.system_limit)))
         else:
             self.add_remote_link(process, record.sender)
 
     def _on_unlink_id(self, node: Atom, record: control.UnlinkId) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         if process is not None:
             entry = process.links.get(record.sender)
@@ -293,7 +316,7 @@ class Signals:
         self.outgoing.append((node, control.UnlinkIdAck(record.id, record.to, record.sender)))
 
     def _on_unlink_id_ack(self, node: Atom, record: control.UnlinkIdAck) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is not None and entry is not None and entry.unlink_id == record.id:
@@ -360,13 +383,17 @@ class Signals:
         """A monitor that a remote `pid` asked for together with the spawn of `process`."""
         self._add_remote_watcher(process, reference, Watcher(pid, process.pid))
 
-    def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> None:
+    def _add_remote_watcher(self, process: Process, reference: Reference, watcher: Watcher) -> bool:
+        """False: nothing was added, because the peer has all the ties that it may have."""
         ties = self._ties_with(watcher.pid.node)
+        if len(ties.watchers) + len(ties.links) >= self._ties_max:
+            return False
         before = ties.watchers.setdefault(reference, process)
         if before is not process:  # a peer must not use a reference twice; if it does, the later one counts
             del before.watchers[reference]
             ties.watchers[reference] = process
         process.add_watcher(reference, watcher)
+        return True
 
     def _forget_monitor(self, process: Process, reference: Reference, entry: Monitor) -> None:
         """Tell the watched side that the monitor is gone."""
@@ -407,14 +434,16 @@ class Signals:
 
     def remote_monitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
         """`sender` on `node` monitors `target`, who is of this node, or not there."""
-        self._demand_between(node, sender, target)
+        self.demand_between(node, sender, target)
         if reference.node is not node:
             demand_reference(node, reference)
         process = self._find(target)
         if process is None:
             self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.noproc)))
             return
-        self._add_remote_watcher(process, reference, Watcher(sender, target))
+        if not self._add_remote_watcher(process, reference, Watcher(sender, target)):
+            self._tell_of_ties(node)
+            self.outgoing.append((node, control.MonitorPExit(target, sender, reference, a.system_limit)))
 
     def tell_watcher(self, process: Process, reference: Reference, reason: Any) -> bool:
         """To the holder of one monitor `process` ends with `reason`; to everybody else it lives on.
@@ -442,7 +471,7 @@ class Signals:
 
     def remote_demonitor(self, node: Atom, sender: Pid, target: Pid | Atom, reference: Reference) -> None:
         """`sender` on `node` ends its monitor of `target`, if there still is one."""
-        self._demand_between(node, sender, target)
+        self.demand_between(node, sender, target)
         process = self._ties_if_any(node).watchers.pop(reference, None)
         if process is not None:
             process.watchers.pop(reference, None)
@@ -450,7 +479,7 @@ class Signals:
                 self._check_watched(process)
 
     def _on_monitor_exit(self, node: Atom, record: control.MonitorPExit) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self._ties_if_any(node).monitors.pop(record.ref, None)
         if process is not None:
             self._tell_down(process, record.ref, record.reason)
@@ -530,6 +559,8 @@ class Signals:
             del self._aliases[alias]
         process.aliases.clear()
         process.waiting = False
+        if self.guests.of:
+            self.guests.left(process)
         self._dying.append(process)
         self.ended.append(process)
 
@@ -567,7 +598,7 @@ class Signals:
             self._tell_down(other, reference, reason)
 
     def _on_exit(self, node: Atom, record: control.Exit) -> None:
-        self._demand_between(node, record.sender, record.to)
+        self.demand_between(node, record.sender, record.to)
         process = self.lookup(record.to)
         entry = process.links.get(record.sender) if process is not None else None
         if process is None or entry is None:
@@ -578,8 +609,8 @@ class Signals:
 
     def _on_exit2(self, node: Atom, record: control.Exit2) -> None:
         to = record.to
-        self._demand_between(node, record.sender, to)
-        process = self._aliases.get(to) if isinstance(to, Reference) else self._find(to)
+        self.demand_between(node, record.sender, to)
+        process = self.receiver_of(to)
         if process is not None:
             self._exit_signal(process, record.sender, record.reason)
 
@@ -637,11 +668,27 @@ class Signals:
             ties = self._ties[node] = _Ties()
         return ties
 
+    def may_tie(self, node: Atom) -> bool:
+        """Whether processes of `node` may have one more tie with those here; if not, that is told."""
+        if self._has_many_ties(node):
+            self._tell_of_ties(node)
+            return False
+        return True
+
+    def _has_many_ties(self, node: Atom) -> bool:
+        """All that there may be. Links that processes here have made count too: the table is the same."""
+        ties = self._ties.get(node)
+        return ties is not None and len(ties.watchers) + len(ties.links) >= self._ties_max
+
+    def _tell_of_ties(self, node: Atom) -> None:
+        what = f"its processes want one more link or monitor than {self._ties_max}"
+        self.guests.limit_hit("ties_per_peer_max", node.name, what, "the tie breaks at once, with system_limit")
+
     def _ties_if_any(self, node: Atom) -> _Ties:
         """To take something out: a node that there are no ties with gets no entry."""
         return self._ties.get(node) or _Ties()
 
-    def _demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
+    def demand_between(self, node: Atom, sender: Pid | Atom, to: Pid | Atom | Reference) -> None:
         """A peer makes and breaks ties in the name of its own processes, and with ours only."""
         if type(sender) is Pid and sender.node is not node:
             raise ProtocolError(f"{node} sent a signal in the name of {sender!r}")

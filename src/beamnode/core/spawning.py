@@ -139,7 +139,8 @@ class Spawning:
     def accept(self, record: control.SpawnRequest) -> Process | None:
         """Make the process that was asked for, tied as asked, and say so.
 
-        None, and refused, if an option is none (`badopt`) or its name is taken (`badarg`; OTP has no option `name`).
+        None, and refused, if an option is none (`badopt`), its name is taken (`badarg`; OTP has no option `name`), or
+        the peer has as many processes or ties here as it may have (`system_limit`).
         """
         signals = self._signals
         wanted = _wanted(record.options)
@@ -149,9 +150,14 @@ class Spawning:
         if wanted.name is not None and signals.whereis(wanted.name) is not None:
             self.refuse(record, a.badarg)
             return None
+        node = record.sender.node
+        if not signals.guests.has_room(node) or (wanted.ties and not signals.may_tie(node)):
+            self.refuse(record, a.system_limit)
+            return None
         arity = len(record.args) if type(record.args) is list else record.arity
         initial_call = (record.module, record.function, arity)
         process = signals.spawn(group_leader=record.group_leader, initial_call=initial_call, parent=record.sender)
+        signals.guests.came(process, node)
         if wanted.name is not None:
             signals.register(wanted.name, process)
         if wanted.ties & control.SPAWN_LINKED:

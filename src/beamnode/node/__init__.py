@@ -4,13 +4,15 @@ What the floors above use of it is named here.
 """
 
 from beamnode.core.process import AliasKind, Origin, reference_in
+from beamnode.node.asked import Asked
 from beamnode.node.blocking import blocking_body
+from beamnode.node.cookie import conceal
 from beamnode.node.current import current_body, current_body_or_none
 from beamnode.node.dictionary import process_dictionary, spawn_with_dictionary
 from beamnode.node.dictionary_keys import ANCESTORS, CALLERS, INITIAL_CALL, LABEL
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedPort, StaticPorts
-from beamnode.node.exposed import Asked, Callee, Policy, PolicyHook
+from beamnode.node.exposed import Callee, Policy, PolicyHook
 from beamnode.node.functions import (
     Timer,
     alias,
@@ -43,6 +45,7 @@ from beamnode.node.functions import (
     wait_in_thread,
     whereis,
 )
+from beamnode.node.guard import NEEDED_NAMES, Guard, Signal
 from beamnode.node.node import Node, NodeOptions, Service
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
@@ -57,6 +60,7 @@ __all__ = [
     "CALLERS",
     "INITIAL_CALL",
     "LABEL",
+    "NEEDED_NAMES",
     "AliasKind",
     "Asked",
     "Callee",
@@ -64,6 +68,7 @@ __all__ = [
     "Discovery",
     "Epmd",
     "FixedPort",
+    "Guard",
     "Node",
     "NodeOptions",
     "Origin",
@@ -73,12 +78,14 @@ __all__ = [
     "Refused",
     "Route",
     "Service",
+    "Signal",
     "StaticPorts",
     "TaggedMessages",
     "Timer",
     "alias",
     "before_shut_down",
     "blocking_body",
+    "conceal",
     "current_body",
     "current_body_or_none",
     "demonitor",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from beamnode.etf import a
 from beamnode.node.body import LoopBody
 from beamnode.node.current import current
+from beamnode.node.termination import Terminated
 
 if TYPE_CHECKING:
     from beamnode.core.process import Process
@@ -31,7 +32,7 @@ class GuestBody(LoopBody):
 
     def leave(self, error: BaseException | None) -> None:
         """The block is over; its exception goes on to whoever wrote the block, so it is not logged here."""
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | Terminated):
             self.runtime.end(self.process, a.shutdown)
         else:
             self.finish(error)

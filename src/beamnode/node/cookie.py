@@ -20,8 +20,9 @@ import stat
 import string
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
 
 from beamnode.errors import CookieError
 from beamnode.etf.terms import Atom
@@ -67,6 +68,24 @@ class Cookie:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a cookie is not pickled or copied: hand on its value, if that is meant")
+
+
+def conceal(options: MutableMapping[str, Any]) -> None:
+    """Put a `Cookie` in the place of each cookie among the options of a node (`cookie`, `cookies`).
+
+    Nothing of what was given is in the traceback of an error. Errors: CookieError.
+    """
+    try:
+        if options.get("cookie") is not None:
+            options["cookie"] = Cookie(options["cookie"])
+        if options.get("cookies") is not None:
+            options["cookies"] = {node: Cookie(each) for node, each in options["cookies"].items()}
+    except CookieError as error:
+        options["cookie"] = options["cookies"] = None
+        raise error.with_traceback(None) from None
 
 
 def load_or_create(environ: Mapping[str, str] | None = None) -> Cookie:
@@ -160,7 +179,11 @@ def _read_once(path: Path) -> Cookie | None:
         os.close(descriptor)
     if not content:
         raise _NotSettled(f"cookie file {path} is empty: write a cookie into it, or remove it to have one made", status)
-    return Cookie(_strip_line_ends(path, content))
+    problem, end = _problem_with(path, content)
+    if problem:
+        del content  # not to be seen in a traceback
+        raise CookieError(problem)
+    return Cookie(content[:end])
 
 
 def _check_status(path: Path, status: os.stat_result) -> None:
@@ -183,16 +206,19 @@ def _unreadable_text(path: Path, error: OSError) -> str:
     return f"{text}; its owner must be able to read it: chmod 400 {path}"
 
 
-def _strip_line_ends(path: Path, content: bytes) -> bytes:
-    """The printable characters that the file begins with; behind them only line ends and spaces may follow."""
+def _problem_with(path: Path, content: bytes) -> tuple[str, int]:
+    """What keeps the content from being a cookie, if something does; and where the cookie ends.
+
+    It is the printable characters that the file begins with; behind them only line ends and spaces may follow.
+    """
     end = next((place for place, byte in enumerate(content) if not 0x20 <= byte <= 0x7E), len(content))
     if content[end:].strip(b"\r\n "):
-        raise CookieError(f"cookie file {path} has bad characters: a cookie is one line of printable ASCII")
+        return f"cookie file {path} has bad characters: a cookie is one line of printable ASCII", end
     if not end:
-        raise CookieError(f"cookie file {path} has no cookie in it: write one, or remove the file to have one made")
+        return f"cookie file {path} has no cookie in it: write one, or remove the file to have one made", end
     if end > CHARACTERS_MAX:
-        raise CookieError(f"the cookie in {path} is longer than {CHARACTERS_MAX} characters: shorten it")
-    return content[:end]
+        return f"the cookie in {path} is longer than {CHARACTERS_MAX} characters: shorten it", end
+    return "", end
 
 
 def _create_whole(path: Path, cookie: Cookie) -> bool:

@@ -13,6 +13,7 @@ import errno
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import assert_never, cast
@@ -20,6 +21,7 @@ from typing import assert_never, cast
 from beamnode.errors import EpmdError, PeerError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.epmd_ask import IPV4_LOOPBACK, IPV6_LOOPBACK, reason_of
+from beamnode.node.limit_log import LimitLog
 from beamnode.wire import epmd_server as wire
 
 _BACKLOG = 128
@@ -110,6 +112,7 @@ class EpmdServer:
         self.relaxed_command_check = relaxed_command_check
         self.packet_timeout_seconds = packet_timeout_seconds
         self.limits = limits
+        self._limit_log = LimitLog(limits, time.monotonic)
         self._listeners = list(listeners)
         self._leave_after_seconds = leave_after_seconds
         self._leave_timer: asyncio.TimerHandle | None = None
@@ -164,7 +167,10 @@ class EpmdServer:
             return
         if len(self._connections) > self.limits.epmd_connections_max:
             idle = next(known for known in self._connections if not known.registered)  # the new one at the latest
-            log.info("epmd has %d connections: closing the oldest idle one", len(self._connections))
+            what = f"{len(self._connections)} connections at a time"
+            self._limit_log.hit(
+                "epmd_connections_max", f"epmd at port {self.port}", what, "the oldest idle one is closed"
+            )
             self._connections[idle].abort()
 
     def _close_all(self) -> None:

@@ -21,8 +21,11 @@ from types import ModuleType
 from typing import Any, Final, Literal
 
 from beamnode.errors import SpawnError, UsageError
-from beamnode.etf import Atom, Export, Fun, a
+from beamnode.etf import Atom, Fun, a
 from beamnode.etf.shown import shown
+from beamnode.node.asked import Asked, plain
+from beamnode.node.audit import Audit
+from beamnode.node.guard import Gate
 from beamnode.wire.control import SpawnRequest
 
 log = logging.getLogger("beamnode.rpc")
@@ -37,6 +40,7 @@ SPAWN_MODULE = a.beamnode
 SPAWN_FUNCTION = a.spawn
 
 Run = Literal["process"] | None
+Kind = Literal["spawn", "call"]
 
 
 class Policy(StrEnum):
@@ -45,28 +49,6 @@ class Policy(StrEnum):
     EXPOSED = "exposed"  # what was exposed: a library node
     NOTHING = "nothing"  # a client
     EVERYTHING = "everything"  # any function that can be imported, and functions by value: a shell
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A call that a peer asks for; what a policy that is a function decides about."""
-
-    node: Atom
-    module: Atom
-    function: Atom
-    args: list[Any]
-
-    def applied(self) -> Asked:
-        """What it comes to, where it is `erlang:apply` of something: of `&Mod.fun/1`, or of module and function."""
-        match (self.module, self.function, self.args):
-            case (a.erlang, a.apply, [Export() as export, list() as args]):
-                return Asked(self.node, export.module, export.function, args)
-            case (a.erlang, a.apply, [Atom() as module, Atom() as function, list() as args]):
-                return Asked(self.node, module, function, args)
-        return self
-
-    def __str__(self) -> str:
-        return f"{_plain(self.module)}:{_plain(self.function)}/{len(self.args)}"
 
 
 PolicyHook = Callable[[Asked], Policy | str]
@@ -96,8 +78,16 @@ class NotImported(Exception):
 class Exposed:
     """The table of one node: (module, function) to a Python callable; and the policy."""
 
-    def __init__(self, node: Atom, policy: Policy | PolicyHook | str = Policy.EXPOSED) -> None:
+    def __init__(
+        self,
+        node: Atom,
+        policy: Policy | PolicyHook | str = Policy.EXPOSED,
+        audit: Audit | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         self._node = node
+        self._audit = Audit(node) if audit is None else audit
+        self._gate = gate
         self._policy = _checked_policy(policy)
         self._functions: dict[tuple[Atom, Atom], tuple[Callable[..., Any], Run]] = {}
         self._builtins: dict[tuple[Atom, Atom, int], Callable[..., Any]] = {}
@@ -147,42 +137,56 @@ class Exposed:
 
     # --- Looking it up ------------------------------------------------------------------------------------------------
 
-    def resolve(self, asked: Asked) -> Callee | None:
-        """What a call asks for; None, and a line in the log, when there is no such thing or it is refused.
+    def resolve(self, asked: Asked, kind: Kind = "call") -> Callee | None:
+        """What a call or a spawn asks for; None, and a line in the log, when there is no such thing or it is refused.
 
         Errors: ByValueRefused, NotImported.
         """
         asked = asked.applied()
         arity = len(asked.args)
         if (asked.module, asked.function) == (SPAWN_MODULE, SPAWN_FUNCTION) and arity in (4, 5):
-            return self._resolve_python(asked)
+            return self._resolve_python(asked, kind)
         builtin = self._builtins.get((asked.module, asked.function, arity))
         if builtin is not None:
             return Callee(builtin, asked.args)
-        return self._resolve_named(asked)
+        return self._resolve_named(asked, kind) if self._is_let_through(asked, kind) else None
 
     def resolve_request(self, node: Atom, request: SpawnRequest) -> Callee | None:
         """`resolve` for a spawn that `node` asks for."""
-        return self.resolve(Asked(node, request.module, request.function, request.args))
+        return self.resolve(Asked(node, request.module, request.function, request.args), "spawn")
 
-    def _resolve_named(self, asked: Asked) -> Callee | None:
+    def _is_let_through(self, asked: Asked, kind: Kind) -> bool:
+        """Whether the guard has nothing against it."""
+        return self._gate is None or asked.node is self._node or self._gate.may_run(kind, asked)
+
+    def _allowed(self, asked: Asked, kind: Kind) -> None:
+        if asked.node is not self._node and self._audit.tells_of_allowed():
+            self._audit.allowed(kind, plain(asked.node), str(asked))
+
+    def _refused(self, asked: Asked, kind: Kind, why: str) -> None:
+        self._audit.refused(kind, plain(asked.node), str(asked), why)
+
+    def _resolve_named(self, asked: Asked, kind: Kind) -> Callee | None:
         if asked.args and isinstance(asked.args[0], Fun) and (asked.module, asked.function) == (a.erlang, a.apply):
-            log.warning("refused a fun to %s: the code of %s is there", _plain(asked.node), shown(asked.args[0].module))
+            self._audit.refused(kind, plain(asked.node), "a fun", f"the code of {shown(asked.args[0].module)} is there")
             return None
         policy = self.policy_for(asked)
         if policy is not Policy.NOTHING:
             found = self._functions.get((asked.module, asked.function))
             if found is not None:
+                self._allowed(asked, kind)
                 return Callee(found[0], asked.args, found[1])
             answer = self._answers.get((asked.module, asked.function, len(asked.args)))
             if answer is not None:
+                self._allowed(asked, kind)
                 return Callee(answer, asked.args)
         if policy is Policy.EVERYTHING:
+            self._allowed(asked, kind)
             if not is_imported(asked.module.name):
                 raise NotImported(asked)
             return import_callee(asked)
         why = "it is not exposed" if policy is Policy.EXPOSED else "this node serves nothing"
-        log.warning("refused %s to %s: %s", asked, _plain(asked.node), why)
+        self._refused(asked, kind, why)
         return None
 
     def policy_for(self, asked: Asked) -> Policy:
@@ -192,28 +196,32 @@ class Exposed:
         try:
             return Policy(self._policy(asked))
         except Exception:
-            log.exception("the policy of %s failed for %s, asked by %s", self._node, asked, _plain(asked.node))
+            log.exception("the policy of %s failed for %s, asked by %s", self._node, asked, plain(asked.node))
             return Policy.NOTHING
 
-    def _resolve_python(self, asked: Asked) -> Callee | None:
+    def _resolve_python(self, asked: Asked, kind: Kind) -> Callee | None:
         match asked.args:
             case [Atom() as module, Atom() as name, list() as args, bytes() | str() as proof, *by_value]:
                 pass
             case _:
-                log.warning("refused %s to %s: malformed", asked, _plain(asked.node))
+                self._refused(asked, kind, "malformed")
                 return None
+        call = Asked(asked.node, module, name, args)
+        if not self._is_let_through(call, kind):
+            return None
         told = proof.encode() if isinstance(proof, str) else proof
         if hmac.compare_digest(told, proof_of(self._node, module.name, name.name)):
             function = loaded(module.name, name.name)
             if function is not None:
+                self._allowed(call, kind)
                 return Callee(function, args)
-        call = Asked(asked.node, module, name, args)
         policy = self.policy_for(call)
         if not by_value or (policy is Policy.EXPOSED and (module, name) in self._functions):
-            return self._resolve_named(call)
+            return self._resolve_named(call, kind)
         if policy is not Policy.EVERYTHING or type(by_value[0]) is not bytes:
-            log.warning("refused %s to %s: it came by value, which needs policy 'everything'", call, _plain(asked.node))
+            self._refused(call, kind, "it came by value, which needs policy 'everything'")
             raise ByValueRefused
+        self._allowed(call, kind)
         function = _unpickled(by_value[0], call)
         return None if function is None else Callee(function, args)
 
@@ -323,7 +331,7 @@ def _unpickled(pickled: bytes, asked: Asked) -> Callable[..., Any] | None:
 
         function = cloudpickle.loads(pickled)
     except (Exception, SystemExit) as error:
-        log.warning("cannot run %s by value for %s: %r", asked, _plain(asked.node), error)
+        log.warning("cannot run %s by value for %s: %r", asked, plain(asked.node), error)
         return None
     return function if callable(function) else None
 
@@ -348,7 +356,7 @@ def import_callee(asked: Asked) -> Callee | None:
     function = imported(asked.module.name, asked.function.name)
     if function is not None:
         return Callee(function, asked.args)
-    log.warning("refused %s to %s: there is no such function", asked, _plain(asked.node))
+    log.warning("refused %s to %s: there is no such function", asked, plain(asked.node))
     return None
 
 
@@ -375,8 +383,3 @@ def proof_of(node: Atom, module: str, name: str) -> bytes:
 
 def _atom(name: str | Atom) -> Atom:
     return name if isinstance(name, Atom) else Atom(name)
-
-
-def _plain(atom: Atom) -> str:
-    """For logs: the name, unless it could be taken for something else."""
-    return atom.name if atom.name.isprintable() else repr(atom)

@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,22 +23,25 @@ from beamnode.core.arrivals import Arrivals
 from beamnode.core.connections import AutoConnect, Connections, Down, DownKind, NodesKind, TakeOver, Verdict, Want
 from beamnode.errors import (
     BeamnodeError,
-    CookieMismatch,
     EncodeError,
     HandshakeError,
     NetworkError,
-    NodeNameError,
     NodeNotFound,
-    PeerError,
     RefusedByPeer,
     SetupTimeout,
-    TlsError,
 )
 from beamnode.etf import Atom, a, decode, encode
 from beamnode.etf.terms import on_one_line
 from beamnode.limits import Limits
-from beamnode.node.epmd_discovery import random_creation
+from beamnode.node.allowed import is_allowed
+from beamnode.node.audit import Audit
+from beamnode.node.bounds import Bounds
+from beamnode.node.connection_log import ConnectionLog
+from beamnode.node.dynamic_names import DynamicNames
+from beamnode.node.guard import Gate, GuardedArrivals, SignalGuard
+from beamnode.node.keep_alive import KeepAlive
 from beamnode.node.names import NodeName, check_compatible, is_long_host
+from beamnode.node.pending import Excess, Pending
 from beamnode.node.reasons import sendable
 from beamnode.node.routes import Route
 from beamnode.node.runtime import Runtime
@@ -48,12 +51,10 @@ from beamnode.wire import control
 from beamnode.wire.channel import Channel
 from beamnode.wire.flags import DEFAULT, Flag
 from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, PeerNamed, Refusal
+from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.connection")
 
-FAILURES_KEPT_MAX = 256  # reasons of failed connects that `failure` can tell
-DYNAMIC_HOSTS_MAX = 256  # whose peers get a name again that was given there before
-DYNAMIC_NAME_BITS = 64  # as OTP: integer_to_list(rand:uniform(1 bsl 64), 36)
 
 # What the other side is to have even when this node stops while it connects.
 _TO_BE_TOLD = (control.Send, control.RegSend, control.AliasSend, control.Exit, control.Exit2)
@@ -81,6 +82,7 @@ class NetworkOptions:
     net_tickintensity: int = 4
     net_setuptime: float = 7.0
     strings: bool = False  # decode binaries that are valid UTF-8 to str
+    blocked_warning: float | None = 1.0
 
 
 class Network:
@@ -92,9 +94,12 @@ class Network:
         *,
         loop: asyncio.AbstractEventLoop,
         routes: Sequence[Route],
-        cookie_for: Callable[[Atom], bytes],
+        secret_for: Callable[[Atom], Secret],
         options: NetworkOptions,
         limits: Limits,
+        audit: Audit,
+        gate: Gate | None,
+        allowed: Iterable[Atom],
     ) -> None:
         self.node = node
         self.loop = loop
@@ -106,15 +111,20 @@ class Network:
         self.creation = 0
         self.open = False  # until `join`
         self._routes = routes
-        self._cookie_for = cookie_for
+        self._secret_for = secret_for
         self._sessions: set[Session] = set()
-        self._accepting: dict[Session, None] = {}  # accepted, not up (yet), stream still there; the oldest first
+        self.bounds = Bounds(limits, loop.time)
+        self._accepting: Pending[Session] = Pending(limits)  # accepted, not up (yet), stream still there
         self._dialling: set[Session] = set()  # dialled, not up yet
         self._failures: dict[Atom, BeamnodeError] = {}
         self.ticktime = NetTicktime(options.net_ticktime, options.net_tickintensity, loop, self._up_sessions)
+        self.keep_alive = KeepAlive(self, options.blocked_warning)
         self.socket_options: dict[str, Value] = {}  # of connections to come
-        self.allowed: list[Atom] = []  # nobody said so yet: every node that has the cookie
-        self._dynamic_names: dict[str, list[tuple[str, int]]] = {}
+        self.allowed = list(allowed)  # empty: every node that has the cookie
+        self._audit = audit
+        self._said = ConnectionLog(audit, self.bounds, loop.time)
+        self._gate = gate
+        self._dynamic_names = DynamicNames(limits.dynamic_names_kept_max)
 
     def join(self, runtime: Runtime, creation: int) -> None:
         """Open, with the runtime that this network carries signals for, and the creation of this life of the node."""
@@ -123,8 +133,11 @@ class Network:
         self.creation = creation
         self.open = True
         signals, spawning = runtime.signals, runtime.spawning
+        signals.set_limits(self.limits, self.bounds.log.hit)
+        exits = self._audit.around_exits(signals, signals.handlers[control.Exit2])
+        handlers = {**signals.handlers, control.Exit2: exits}
         self._handlers = {
-            **signals.handlers,
+            **(handlers if self._gate is None else SignalGuard(self._gate, signals).around(handlers)),
             control.SpawnRequest: spawning.receive_request,
             control.SpawnReply: spawning.receive_reply,
         }
@@ -198,8 +211,7 @@ class Network:
     def _transmit_later(self, node: Atom, record: control.Record) -> None:
         if type(record) in _NOT_WORTH_DIALLING and self.connections.get(node) is None:
             return
-        if len(self._dialling) >= self.limits.dials_pending_max and self.connections.get(node) is None:
-            log.warning("no connection to %s: %d others are being made", on_one_line(node.name), len(self._dialling))
+        if self.connections.get(node) is None and not self.may_dial(node):
             self.runtime.break_ties(node)
             return
         match self.connections.want(node, _snapshot(record)):
@@ -212,6 +224,18 @@ class Network:
                     self.connections.auto_connect.value,
                 )
                 self.runtime.break_ties(node)
+
+    def may_dial(self, node: Atom) -> bool:
+        """Whether `node` may be dialled because a peer has us do so, and not the program."""
+        limits = self.limits
+        for limit, count in (
+            ("dials_pending_max", len(self._dialling)),
+            ("connections_max", self.connections.up_count),
+        ):
+            if count >= getattr(limits, limit):
+                self.bounds.log.hit(limit, node.name, f"wanted while there are {count} others", "it is not dialled")
+                return False
+        return True
 
     def untold(self, node: Atom, record: control.Record) -> None:
         """`node` cannot be told this, for want of a flag: monitors and spawns get their answer from here."""
@@ -253,11 +277,8 @@ class Network:
             session.end(NetworkError(f"cannot connect to {node}: {error!r}"))
 
     def is_allowed(self, node: Atom) -> bool:
-        """Whether `allowed` has the node, its host (`"host"`) or its name (`"name@"`), if it has anything."""
-        if not self.allowed:
-            return True
-        alive, _, host = node.name.partition("@")
-        return any(allowed.name in (node.name, host, f"{alive}@") for allowed in self.allowed)
+        """Whether `allowed` has the node, if it has anything."""
+        return not self.allowed or is_allowed(node, self.allowed)
 
     def route_to(self, node: Atom) -> Route:
         """The way to dial `node`. Errors: NetworkError when none is for it."""
@@ -273,7 +294,7 @@ class Network:
             this_creation=self.creation,
             peer_name=node.name,
             flags=self._flags(),
-            cookie=self._cookie_for(node),
+            cookie=self._secret_for(node),
             challenge=secrets.randbits(32),
             setup_timeout=self.options.net_setuptime,
             now=now,
@@ -299,17 +320,21 @@ class Network:
     def _accept(self, route: Route, stream: Stream) -> Session:
         session = Session(self, None, route)
         self._sessions.add(session)
-        self._accepting[session] = None
+        excess = self._accepting.add(session, stream.peer_address)
         if not self.open:
             session.end(NetworkError("this node is stopping"), abort=True)
-        elif len(self._accepting) > self.limits.handshakes_pending_max:
-            # Not the new one: who floods this port with connections shall not keep others out.
-            oldest = next(iter(self._accepting))
-            log.warning("%d handshakes at a time: closing the oldest, %r", len(self._accepting), oldest)
-            oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
-            oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
-            self._accepting.pop(oldest, None)
+        elif excess is not None:
+            self._close_oldest(excess)
         return session.attach(stream)
+
+    def _close_oldest(self, excess: Excess[Session]) -> None:
+        """Not the new one: who floods this port with connections shall not keep others out."""
+        what = f"{excess.count} handshakes at a time from there, {len(self._accepting)} in all"
+        self.bounds.log.hit(excess.limit, excess.address or "this machine", what, "the oldest of them is closed")
+        oldest = excess.oldest
+        oldest.end(NetworkError("too many handshakes at a time, of which this is the oldest"), abort=True)
+        oldest.abort()  # it may have ended before, with a stream that waits for the peer to close
+        self._accepting.discard(oldest)
 
     def acceptor(self, route: Route, now: float) -> Acceptor:
         """The handshake machine of a stream that was accepted."""
@@ -327,17 +352,15 @@ class Network:
     def decide(self, session: Session, machine: Acceptor, peer: PeerNamed) -> None:
         """A peer has said its name: what becomes of its attempt."""
         hidden = not peer.flags & Flag.PUBLISHED
-        name, creation = self._new_dynamic_name(peer.name) if peer.dynamic else (peer.name, 0)
+        name, creation = self._dynamic_names.give(peer.name, self.connections) if peer.dynamic else (peer.name, 0)
         node = Atom(name)
         if not self.is_allowed(node):
-            log.warning("refused %s: it is none of the nodes that are allowed here", name)
-            machine.refuse(Refusal.NOT_ALLOWED)
-            raise NetworkError(f"refused {name}: it is none of the nodes that are allowed here")
+            raise self._not_allowed(session, machine, name, "it is none of the nodes that are allowed here")
+        if self._is_full_for(node):
+            raise self._not_allowed(session, machine, name, "this node has as many connections as it may have")
         why = session.refusal(name)
         if why is not None:
-            log.warning("refused %s: %s", name, why)
-            machine.refuse(Refusal.NOT_ALLOWED)
-            raise NetworkError(f"refused {name}: {why}")
+            raise self._not_allowed(session, machine, name, why)
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
@@ -348,20 +371,39 @@ class Network:
             raise NetworkError(f"refused {name}: the attempt of this node to connect to it goes on")
         session.node = node
         if peer.dynamic:
-            machine.accept_named(name, creation, cookie=self._cookie_for(node))
+            machine.accept_named(name, creation, cookie=self._secret_for(node))
             return
         if isinstance(accepted.old_owner, Session):
             accepted.old_owner.end(
                 NetworkError(f"{name} dialled at the same time, and its attempt goes on"), abort=True
             )
-        machine.accept(Accept(accepted.verdict.value), cookie=self._cookie_for(node))
+        machine.accept(Accept(accepted.verdict.value), cookie=self._secret_for(node))
+
+    def _not_allowed(self, session: Session, machine: Acceptor, name: str, why: str) -> NetworkError:
+        """Tell the peer so, and the log; who dials on and on, in a line a spell."""
+        machine.refuse(Refusal.NOT_ALLOWED)
+        self._said.refused(session, name, why)
+        return NetworkError(f"refused {name}: {why}")
+
+    def _is_full_for(self, node: Atom) -> bool:
+        """Whether there are so many connections that `node`, which is not among them, cannot have one."""
+        count = self.connections.up_count
+        if count < self.limits.connections_max or node in self.connections.channels:
+            return False
+        self.bounds.log.hit(
+            "connections_max", node.name, f"it connects while there are {count} others", "it is refused"
+        )
+        return True
 
     def may_take_over(self, session: Session) -> bool:
         """An accepted peer has proved its cookie. False: not yet (or never); the session is told when."""
         assert session.node is not None
         match self.connections.take_over(session.node, session):
-            case TakeOver.PROCEED:
+            case TakeOver.PROCEED if not self._is_full_for(session.node):
                 return True
+            case TakeOver.PROCEED:
+                full = NetworkError(f"refused {session.node}: this node has as many connections as it may have")
+                self.loop.call_soon(lambda: session.end(full, abort=True))
             case TakeOver.CLOSE_OLD:
                 old = self.connections.channels[session.node]
                 cause = NetworkError(f"{session.node} has connected anew")
@@ -369,15 +411,6 @@ class Network:
             case TakeOver.GONE:
                 self.loop.call_soon(lambda: session.end(HandshakeError("the attempt has lost its claim"), abort=True))
         return False
-
-    def _new_dynamic_name(self, host: str) -> tuple[str, int]:
-        """For a peer that asks for a name: one that was given before at its host, or a random one."""
-        pool = self._dynamic_names.get(host, [])
-        while pool:
-            name, creation = pool.pop()
-            if self.connections.get(Atom(name)) is None:
-                return name, creation
-        return f"{_base36(secrets.randbits(DYNAMIC_NAME_BITS))}@{host}", random_creation()
 
     # --- What sessions tell -------------------------------------------------------------------------------------------
 
@@ -394,11 +427,17 @@ class Network:
 
     def inbox(self, peer: Atom) -> Arrivals:
         """What takes all that comes from `peer`."""
+        if self._gate is not None and (self._gate.decides("to_name") or self._gate.decides("monitor")):
+            return GuardedArrivals(self.runtime.signals, peer, self._handlers, self._gate)
         return Arrivals(self.runtime.signals, peer, self._handlers)
+
+    def may_send(self, peer: Atom, name: Atom) -> bool:
+        """Whether the guard lets messages of `peer` through to who is registered as `name`."""
+        return self._gate is None or not self._gate.decides("to_name") or self._gate.may_send(peer, name)
 
     def session_up(self, session: Session, event: Established) -> bool:
         """The handshake is done: what waited goes out first, then everybody is told. False: it is not wanted."""
-        self._accepting.pop(session, None)
+        self._accepting.discard(session)
         self._dialling.discard(session)
         assert session.node is not None
         hidden = not event.flags & Flag.PUBLISHED
@@ -415,7 +454,7 @@ class Network:
         if up is None:
             return False
         self._failures.pop(session.node, None)
-        log.info("connected with %s%s", session.node, " (hidden)" if hidden else "")
+        self._said.connected(session, hidden)
         for record in up.queue:
             try:
                 session.send(record)
@@ -431,18 +470,19 @@ class Network:
         """A session is over, for whatever reason: told once by each."""
         self._sessions.discard(session)
         self._dialling.discard(session)
+        self._said.ended(session, cause)
         if session.node is None:
-            _log_stranger(cause)
+            self._said.stranger(session, cause)
             return
         if session.outgoing and isinstance(cause, RefusedByPeer) and self._concede(session):
             return
         down = self.connections.down(session.node, session, reason)
         if down is not None:
-            self._tell_down(down, cause)
+            self._tell_down(down, cause, session)
 
     def stream_gone(self, session: Session) -> None:
         """The stream of a session has ended, now or a while after the session: told once by each that had one."""
-        self._accepting.pop(session, None)
+        self._accepting.discard(session)
 
     def _concede(self, session: Session) -> bool:
         """The peer's own attempt is on its way here: hold the entry open for it, for a while."""
@@ -459,21 +499,23 @@ class Network:
         self.loop.call_later(self.options.net_setuptime, give_up)
         return True
 
-    def _tell_down(self, down: Down, cause: BeamnodeError) -> None:
+    def _tell_down(self, down: Down, cause: BeamnodeError, session: Session | None = None) -> None:
         node, entry = down.connection.node, down.connection
         if down.kind is DownKind.CONTENDER_LEFT:
-            _log_failure(node, cause)
+            self._said.failed(node, cause, session)
             for waiter in down.waiting:
                 _settle(waiter, True)
             return
         if down.was_up:
-            log.info("connection with %s lost: %s", node, cause)
+            self._said.lost(node, cause)
             self.runtime.break_ties(node)
             node_type = a.hidden if entry.hidden else a.visible
             self.runtime.node_monitors.node_down(node, node_type, entry.id, down.reason)
-            self._return_dynamic_name(entry.node, entry.creation, entry.flags)
+            if entry.flags & Flag.NAME_ME:
+                self._dynamic_names.take_back(node, entry.creation)
         else:
             self._note_failure(node, cause)
+            self._said.failed(node, cause, session)
             self.runtime.break_ties(node)
             self.runtime.node_monitors.tell_watchers(node)
             for waiter in down.waiting:
@@ -482,19 +524,11 @@ class Network:
         if isinstance(down.continues, Session):
             down.continues.continue_after_replaced()
 
-    def _return_dynamic_name(self, node: Atom, creation: int, flags: int) -> None:
-        if flags & Flag.NAME_ME:
-            host = node.name.partition("@")[2]
-            if host not in self._dynamic_names and len(self._dynamic_names) >= DYNAMIC_HOSTS_MAX:
-                del self._dynamic_names[next(iter(self._dynamic_names))]
-            self._dynamic_names.setdefault(host, []).append((node.name, max((creation + 1) & 0xFFFFFFFF, 4)))
-
     def _note_failure(self, node: Atom, cause: BeamnodeError) -> None:
         self._failures.pop(node, None)
         self._failures[node] = cause
-        if len(self._failures) > FAILURES_KEPT_MAX:
+        if len(self._failures) > self.limits.failures_kept_max:
             del self._failures[next(iter(self._failures))]
-        _log_failure(node, cause)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -555,29 +589,3 @@ def _snapshot(record: control.Record) -> control.Record:
 def _settle(waiter: asyncio.Future[bool], answer: bool) -> None:
     if not waiter.done():
         waiter.set_result(answer)
-
-
-def _log_failure(node: Atom, cause: BeamnodeError) -> None:
-    """A node that is not there is an everyday thing, as in OTP; a wrong cookie or a broken peer is not."""
-    level = logging.INFO
-    if isinstance(cause, CookieMismatch):
-        level = logging.ERROR
-    elif isinstance(cause, PeerError | SetupTimeout | TlsError | NodeNameError):
-        level = logging.WARNING
-    log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
-
-
-def _log_stranger(cause: BeamnodeError) -> None:
-    if isinstance(cause, PeerError | SetupTimeout | TlsError):
-        log.warning("closed a connection that did not become a node: %s", cause)
-    else:
-        log.debug("closed a connection that did not become a node: %s", cause)
-
-
-def _base36(number: int) -> str:
-    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    text = ""
-    while number:
-        number, digit = divmod(number, 36)
-        text = digits[digit] + text
-    return text or "0"

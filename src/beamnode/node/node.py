@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,25 +21,29 @@ from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
 from beamnode.limits import DEFAULT_LIMITS, Limits
-from beamnode.node import collector
+from beamnode.node import collector, termination
+from beamnode.node.allowed import allowed_nodes
+from beamnode.node.asked import Asked
+from beamnode.node.audit import Audit
 from beamnode.node.body import BlockBody, Body, body_of, describe_call
-from beamnode.node.cookie import Cookie, load_or_create
+from beamnode.node.cookie import Cookie, conceal, load_or_create
 from beamnode.node.current import current
 from beamnode.node.epmd_discovery import Discovery
 from beamnode.node.exposed import (
-    Asked,
     Callee,
     Exposed,
     Policy,
     PolicyHook,
     Run,
 )
+from beamnode.node.guard import Gate, Guard
 from beamnode.node.names import NodeName, check_compatible
 from beamnode.node.network import Network, NetworkOptions
 from beamnode.node.routes import Carriers, Listening, Route, routes_of, settled
 from beamnode.node.runtime import Runtime, to_atom
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
+from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.node")
 
@@ -72,11 +77,16 @@ class NodeOptions(TypedDict, total=False):
     net_ticktime: float
     net_tickintensity: int
     net_setuptime: float
+    blocked_warning: float | None
     strings: bool
     limits: Limits
     policy: Policy | PolicyHook | str
+    guard: Guard | None
+    allowed: Sequence[Name] | None
+    cookies: Mapping[Name, str | bytes | Atom | Cookie] | None
     call_threads: int | None
     call_processes: int | None
+    handle_sigterm: bool
 
 
 class Node:
@@ -96,12 +106,19 @@ class Node:
     - `dist_auto_connect`: "always", "never" or "once" (OTP's kernel parameter): whether a message, link, monitor or
       spawn that names a node connects to it.
     - `net_ticktime`, `net_tickintensity`, `net_setuptime`: OTP's kernel parameters of the same names.
+    - `blocked_warning`: how long (seconds; None: for ever) code may block the event loop of a node with connections,
+      before the log says which process that is, and the line; noticed within twice that.
     - `strings`: binaries from peers that are valid UTF-8 arrive as `str`.
     - `limits`: the bounds on what peers can make this node hold.
     - `policy`: what peers may run here: "exposed" (the default), "nothing" (a client), "everything" (whoever knows the
       cookie is trusted, as by `iex`), or a function of the call (`node`, `module`, `function`, `args`) that gives one.
+    - `guard`: a `Guard`, asked before peers spawn, call, send exit signals, send to registered names, and more.
+    - `allowed`: the only nodes to connect with (`"a@h"`, `"h"` for a host, `"a@"` for a name), either way; as `allow`.
+    - `cookies`: those of single nodes, by name; as `set_cookie(cookie, node)`.
     - `call_threads`, `call_processes`: the sizes of the pools for calls of peers (default: the CPUs + 4, at most 32;
       the CPUs). Threads whose call was given up do not count, up to four times as many in all.
+    - `handle_sigterm`: SIGTERM has the node leave in order, as `async with` does at its end, then ends the program with
+      status 143 (`termination.py`). False leaves that signal alone, and so does a program with a handler of its own.
 
     Use it as `async with Node(...) as node:`, whose body is a process of the node, or `start` and `stop` it.
     """
@@ -119,31 +136,45 @@ class Node:
         net_ticktime: float = 60.0,
         net_tickintensity: int = 4,
         net_setuptime: float = 7.0,
+        blocked_warning: float | None = 1.0,
         strings: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         policy: Policy | PolicyHook | str = Policy.EXPOSED,
+        guard: Guard | None = None,
+        allowed: Sequence[Name] | None = None,
+        cookies: Mapping[Name, str | bytes | Atom | Cookie] | None = None,
         call_threads: int | None = None,
         call_processes: int | None = None,
+        handle_sigterm: bool = True,
         services: Sequence[Service] = (),
     ) -> None:
         self._parsed = NodeName.parse(name)
         self._name = self._parsed.atom
-        self._cookie = None if cookie is None else Cookie(cookie)
-        self._cookies: dict[Atom, Cookie] = {}
+        given: dict[str, Any] = {"cookie": cookie, "cookies": cookies}
+        cookie = cookies = None  # not to be seen in a traceback
+        conceal(given)
+        self._cookie: Cookie | None = given["cookie"]
+        self._cookies = {self.checked_name(node): each for node, each in (given["cookies"] or {}).items()}
+        self._allowed = allowed_nodes(allowed)
         self._routes = routes_of(carrier)
         self._listens = listen
         self._discovery = discovery
         self._limits = limits
         self._services = tuple(services)
+        self._handle_sigterm = handle_sigterm
+        self._terminated = False  # by SIGTERM
         self._options = NetworkOptions(
             hidden=hidden or not listen,
             dist_auto_connect=_auto_connect(dist_auto_connect),
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
             net_setuptime=_positive("net_setuptime", net_setuptime),
+            blocked_warning=None if blocked_warning is None else _positive("blocked_warning", blocked_warning),
             strings=strings,
         )
-        self._exposed = Exposed(self._name, policy)
+        self._audit = Audit(self._name)
+        self._gate = None if guard is None else Gate(guard, self._audit)
+        self._exposed = Exposed(self._name, policy, self._audit, self._gate)
         self._workers = Workers(call_threads, call_processes)
         self._spawner = Spawner(self, self._exposed, self._workers)
         self._identities: Identities | None = None
@@ -157,6 +188,8 @@ class Node:
         self._changing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __repr__(self) -> str:
+        if "_network" not in vars(self):  # an error in `__init__`, and a tool that shows variables
+            return "<Node>"
         return f"<Node {self._name}{'' if self.alive else ' stopped'}>"
 
     # --- What it is ---------------------------------------------------------------------------------------------------
@@ -235,15 +268,21 @@ class Node:
             listened = [route for route in routes if route.listen and self._listens]
             self._listening = await Listening.open(network, listened, self._parsed, hidden=self.hidden)
             self._go_up(network, self._listening.creation)
+            self._terminated = False
+            if self._handle_sigterm:
+                termination.add(self, partial(self._on_sigterm, network.loop))
 
     def _make_network(self, routes: Sequence[Route]) -> Network:
         return Network(
             self._name,
             loop=asyncio.get_running_loop(),
             routes=routes,
-            cookie_for=self._cookie_for,
+            secret_for=self._secret_for,
             options=self._options,
             limits=self._limits,
+            audit=self._audit,
+            gate=self._gate,
+            allowed=self._allowed,
         )
 
     def _go_up(self, network: Network, creation: int) -> None:
@@ -311,6 +350,7 @@ class Node:
                 if listening is not None:
                     steps.push_async_callback(listening.stop_accepting)
             self._workers.close()
+            termination.remove(self)
             log.info("node %s has stopped", self._name)
             return True
 
@@ -344,19 +384,42 @@ class Node:
         reason = block.process.exit_reason
         block.finish(None if killed else error)
         await self.shut_down()
+        if self._terminated and (error is None or isinstance(error, asyncio.CancelledError | ProcessExit)):
+            raise termination.Terminated from None
         if killed and (error is None or isinstance(error, asyncio.CancelledError)):
             where = None if error is None else error.__traceback__  # what the block was doing then
             raise ProcessExit(reason).with_traceback(where) from None
 
     def _end(self, reason: Any) -> None:
         """What `end_node` does: ends the body of `async with`, which shuts the node down; or does that itself."""
-        runtime = self._required_runtime()
         if self._block is not None:
-            runtime.end(self._block.process, reason)
-            return
+            self._required_runtime().end(self._block.process, reason)
+        else:
+            self._shut_down_soon()
+
+    def _shut_down_soon(self) -> asyncio.Task[None]:
+        runtime = self._required_runtime()
         task = runtime.loop.create_task(self.shut_down(), context=contextvars.Context())
         runtime.ending.add(task)
         task.add_done_callback(runtime.ending.discard)
+        return task
+
+    def _on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the handler of the signal: the rest is done by the loop."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        log.info("node %s leaves, because of SIGTERM", self._name)
+        self._terminated = True
+        if self._block is not None:
+            self._end(a.shutdown)
+        else:
+            self._shut_down_soon().add_done_callback(self._exit)
+
+    def _exit(self, _done: object) -> None:
+        if termination.may_end():
+            raise termination.Terminated
 
     async def _close_floors(self) -> None:
         """What floors above want done while all processes are there (`before_shut_down`)."""
@@ -477,20 +540,26 @@ class Node:
     def get_cookie(self, node: Name | None = None) -> Atom:
         """The cookie for `node`; that of this node by default."""
         atom = self._name if node is None else _completed(node)
-        return Atom(self._cookie_for(atom).decode("latin-1"))
+        return Atom(self._cookie_for(atom).value.decode("latin-1"))
 
     def set_cookie(self, cookie: str | bytes | Atom, node: Name | None = None) -> None:
         """Use `cookie` with `node` from now on; without one, with every node that has none of its own."""
+        given: dict[str, Any] = {"cookie": cookie}
+        cookie = b""  # not to be seen in a traceback
+        conceal(given)
         if node is None or _completed(node) is self._name:
-            self._cookie = Cookie(cookie)
+            self._cookie = given["cookie"]
         else:
-            self._cookies[self.checked_name(node)] = Cookie(cookie)
+            self._cookies[self.checked_name(node)] = given["cookie"]
 
-    def _cookie_for(self, node: Atom) -> bytes:
-        cookie = self._cookies.get(node, self._cookie)
+    def _cookie_for(self, node: Atom) -> Cookie:
+        cookie: Cookie | None = self._cookies.get(node, self._cookie)
         if cookie is None:
             raise NotAliveError("this node has no cookie yet: start it first, or give it one")
-        return cookie.value
+        return cookie
+
+    def _secret_for(self, node: Atom) -> Secret:
+        return Secret(self._cookie_for(node).value)
 
     # --- Processes ----------------------------------------------------------------------------------------------------
 

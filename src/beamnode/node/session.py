@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from beamnode.carriers.base import Stream
+from beamnode.core.arrivals import Arrivals
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
 from beamnode.etf import Atom
+from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
 from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.frames import TICK
 from beamnode.wire.handshake import (
     Acceptor,
     Established,
@@ -26,7 +30,6 @@ from beamnode.wire.handshake import (
     PeerProved,
     StillWanted,
 )
-from beamnode.wire.inbox import Inbox
 from beamnode.wire.outbound import Outbound
 
 if TYPE_CHECKING:
@@ -39,6 +42,11 @@ log = logging.getLogger("beamnode.connection")
 
 # A program that sends and sends without giving the loop a turn: from here on it is written meanwhile.
 WRITE_AT_ONCE_BYTES = 64 * 1024
+
+# A deadline that comes so late comes after a blocked or stopped loop: what the peer has sent meanwhile is read first.
+# (uvloop would call timers first.)
+LATE_SECONDS = 0.1
+READING_SECONDS = 0.001  # until then the loop has looked at its sockets, whatever loop it is
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
 
@@ -71,10 +79,14 @@ class Session:
         self._stream: Stream | None = None
         self._machine: Initiator | Acceptor | None = None
         self._channel: Channel | None = None
-        self._inbox: Inbox | None = None
+        self._inbox: Arrivals | None = None
         self.outbound: Outbound  # from the moment it is up
         self._timer: asyncio.TimerHandle | None = None
+        self._kept_alive_bytes = 0  # written by `keep_alive`
         self._write_scheduled = False
+        self._mailbox_mark = network.bounds.mailbox_mark
+        self._throttle: Throttle | None = None
+        self._pause: asyncio.TimerHandle | None = None  # while it is not read, because it brought too much
         self._gone: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -85,13 +97,28 @@ class Session:
         return None if self._stream is None else self._stream.peer_address
 
     @property
+    def was_shaking_hands(self) -> bool:
+        """Whether there is or was a stream, and it never came to a channel."""
+        return self._stream is not None and self._channel is None
+
+    @property
+    def address_text(self) -> str:
+        """Where the peer is, for logs."""
+        address = self.peer_address
+        if address is None:
+            return "no address"
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return f"{host}:{address[1]}"
+
+    @property
     def raw_socket(self) -> socket | None:
         """What it goes over, for its options; None where the carrier has none."""
         return getattr(self._stream, "raw_socket", None)
 
     def counters(self) -> tuple[int, int]:
         """Bytes received and sent since the handshake."""
-        return (0, 0) if self._channel is None else self._channel.counters()
+        received, sent = (0, 0) if self._channel is None else self._channel.counters()
+        return received, sent + self._kept_alive_bytes
 
     # --- The stream's side --------------------------------------------------------------------------------------------
 
@@ -125,7 +152,7 @@ class Session:
         self.network.stream_gone(self)
         if self.stage is Stage.HANDSHAKE and error is None and self._machine is not None:
             self._step(self._machine.receive_eof)
-        self.end(error or NetworkError(f"{self._peer_text()} closed the connection"))
+        self.end(error or NetworkError(f"{self.peer_text} closed the connection"))
 
     def pause_writing(self) -> None:
         """The peer reads slower than we write. Nothing waits for it yet: what is sent is kept in memory."""
@@ -136,12 +163,21 @@ class Session:
     # --- The handshake ------------------------------------------------------------------------------------------------
 
     def _step(self, step: Any, *args: Any) -> None:
-        """Run one step of the handshake; what the peer does wrong ends the session, after what is left was sent."""
+        """Run one step of the handshake; what the peer does wrong ends the session, after what is left was sent.
+
+        Errors are kept, and shown, without the frames that they came through: digests are among the variables there.
+        """
         try:
             step(*args)
         except BeamnodeError as error:
             self._write_handshake()
-            self.end(error)
+            error.__context__ = error.__cause__ = None
+            self.end(error.with_traceback(None))
+        except Exception as error:
+            log.error(
+                "closing the connection with %s: an error of this library\n%s", self.peer_text, traceback.format_exc()
+            )
+            self.end(NetworkError(f"an error of this library: {type(error).__name__}"))
 
     def _receive_handshake(self, data: bytes | memoryview) -> None:
         assert self._machine is not None
@@ -209,6 +245,9 @@ class Session:
             self.end(ProtocolError("the connection is not wanted any more"))
             return
         self._arm(self._channel.next_deadline())
+        self._throttle = self.network.bounds.throttle()
+        if self.stage is Stage.UP:
+            self.network.keep_alive.add(self)
         if event.unused:
             self._receive_signals(event.unused)
 
@@ -238,6 +277,25 @@ class Session:
             self.end(NetworkError(f"an error of this library: {error!r}"))
         finally:
             runtime.end_turn()
+        if self._throttle is not None:
+            self._maybe_pause(self._throttle, channel)
+        signals = runtime.signals
+        last, signals.last_receiver = signals.last_receiver, None
+        if last is not None and len(last.mailbox) >= self._mailbox_mark:
+            self.network.bounds.crowded(last, self.node)
+
+    def _maybe_pause(self, throttle: Throttle, channel: Channel) -> None:
+        """Do not read for a while, if it has brought more signals than it may."""
+        seconds = throttle.pause_seconds(channel.frames_read, self._loop.time())
+        if seconds > 0 and self._pause is None and self._stream is not None and self.stage is Stage.UP:
+            self._stream.pause_reading()
+            self._pause = self._loop.call_later(seconds, self._end_pause)
+            self.network.bounds.throttled(self.node)
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        if self._stream is not None:
+            self._stream.resume_reading()
 
     def send(self, record: Record) -> None:
         """Encode now, write once for all that is sent in this turn. (Messages go by `outbound` and `queued`.)
@@ -287,13 +345,19 @@ class Session:
             self._timer.cancel()
             self._timer = None
 
-    def _on_deadline(self) -> None:
+    def _on_deadline(self, after_reading: bool = False) -> None:
         self._timer = None
         machine = self._channel if self.stage is Stage.UP else self._machine
         if machine is None:
             return
+        now, deadline = self._loop.time(), machine.next_deadline()
+        if not after_reading and deadline is not None and now - deadline > LATE_SECONDS:
+            self._timer = self._loop.call_later(READING_SECONDS, self._on_deadline, True)
+            return
+        if self._pause is not None and self._channel is not None:
+            self._channel.excuse_silence()
         try:
-            machine.handle_deadline(self._loop.time())
+            machine.handle_deadline(now)
         except NetworkError as error:
             self.end(error, abort=self.stage is Stage.HANDSHAKE)  # there is nothing to say to who says nothing
             return
@@ -307,12 +371,19 @@ class Session:
             self._channel.tick()
             self._write_channel()
 
+    def keep_alive(self) -> None:
+        """Have the stream give the peer a sign of life, if it can; for another thread, while the loop is blocked."""
+        keep_alive = getattr(self._stream, "keep_alive", None)
+        if keep_alive is not None and self.stage is Stage.UP:
+            self._kept_alive_bytes += keep_alive(TICK)
+
     def set_ticktime(self, net_ticktime: float, net_tickintensity: int) -> None:
         """Wait that long (seconds) for signs of the peer from now on, and give it such as often as that asks for."""
         if self._channel is not None and self.stage is Stage.UP:
             self._channel.set_ticktime(net_ticktime, net_tickintensity, self._loop.time())
             self._disarm()
             self._arm(self._channel.next_deadline())
+            self.network.keep_alive.ticktime_changed()
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -322,6 +393,10 @@ class Session:
             return
         was = self.stage
         self._disarm()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._end_pause()
+        self.network.keep_alive.remove(self)
         if was is Stage.UP and not abort:
             self._write_channel()
         self.stage = Stage.ENDED
@@ -332,6 +407,7 @@ class Session:
                 self._stream.abort()
             else:
                 self._stream.close()
+        self._machine = None
         if reason is None:
             reason = Atom(getattr(cause, "reason", None) or "connection_closed")
         self.network.session_ended(self, cause, reason)
@@ -346,7 +422,9 @@ class Session:
         if self._gone is not None:
             await asyncio.shield(self._gone)
 
-    def _peer_text(self) -> str:
+    @property
+    def peer_text(self) -> str:
+        """Who is at the other end, for logs and errors."""
         if self.node is not None:
             return str(self.node)
         return "a peer" if self._stream is None else f"a peer at {self._stream.peer_address[0]}"

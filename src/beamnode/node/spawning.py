@@ -10,9 +10,9 @@ from beamnode.core.process import Process
 from beamnode.core.spawning import TUNING
 from beamnode.errors import NotAliveError, ProcessExit, SpawnError, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.node.asked import Asked
 from beamnode.node.current import current_body
 from beamnode.node.exposed import (
-    Asked,
     ByValueRefused,
     Callee,
     Exposed,

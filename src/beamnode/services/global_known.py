@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from beamnode.core.guests import LimitHit, tell_nobody
 from beamnode.etf.terms import Atom, a
+from beamnode.limits import DEFAULT_LIMITS
 from beamnode.services.global_actions import OVERLAP_PREVENTION_VERSION, PROTOCOL_VERSION
 
 NodeVersion = Atom | tuple[Atom, int]  # an element of the lists of nodes on the wire
@@ -14,7 +16,6 @@ NodeVersion = Atom | tuple[Atom, int]  # an element of the lists of nodes on the
 # A mesh has a connection of every node with every other: far fewer nodes than these. What a peer makes up beyond is
 # left out.
 NODES_MAX: Final = 4096  # of one message
-UNCONNECTED_MAX: Final = 1024  # that we were told of, and are not connected with (yet), at a time
 VERSION_MAX: Final = 1 << 16
 NAME_CHARACTERS_MAX: Final = 255
 
@@ -28,6 +29,8 @@ class Known:
     pending: dict[Atom, int] = field(default_factory=dict)  # a connect with them is going on
     removing: set[Atom] = field(default_factory=set)  # taken out already, connection still to be closed
     connection_ids: dict[Atom, int] = field(default_factory=dict)
+    unconnected_max: int = DEFAULT_LIMITS.global_unconnected_max  # that we were told of, at a time
+    limit_hit: LimitHit = tell_nobody
 
     def is_potentially_known(self, node: Atom) -> bool:
         return node in self.versions or node in self.pending
@@ -41,7 +44,7 @@ class Known:
     def add(self, nodes: Iterable[NodeVersion]) -> list[Atom]:
         """Make nodes known; returns those that were not known before, the last first (add_to_known)."""
         added: list[Atom] = []
-        room = UNCONNECTED_MAX - sum(node not in self.connection_ids for node in self.versions)
+        room = self.unconnected_max - sum(node not in self.connection_ids for node in self.versions)
         for element in nodes:
             node, version = element if isinstance(element, tuple) else (element, 0)
             if node is self.this_node or node in self.versions:
@@ -49,6 +52,8 @@ class Known:
             if node not in self.connection_ids:
                 room -= 1
                 if room < 0:
+                    what = f"it was heard of when there were {self.unconnected_max} like it"
+                    self.limit_hit("global_unconnected_max", node.name, what, "it is left out")
                     continue
             self.versions[node] = version
             added.insert(0, node)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from beamnode.core.guests import LimitHit, tell_nobody
 from beamnode.etf.terms import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.services.global_tasks import MultiCall, Steps
 from beamnode.services.global_terms import TermTooDeep, subtract, term_key, the_boss
-
-HELD_MAX: Final = 64 * 1024  # holders of locks on this node, together; whoever comes then does not get the lock
 
 GLOBAL_RESOURCE: Final = Atom("global")  # the lock that protects the name tables of a whole partition
 
@@ -33,7 +33,15 @@ class Lock:
 class Locks:
     """The locks that are set here. `monitor` and `demonitor` (which also drops a DOWN on its way) are the driver's."""
 
-    def __init__(self, monitor: Callable[[Pid], Reference], demonitor: Callable[[Reference], None]) -> None:
+    def __init__(
+        self,
+        monitor: Callable[[Pid], Reference],
+        demonitor: Callable[[Reference], None],
+        limits: Limits = DEFAULT_LIMITS,
+        limit_hit: LimitHit = tell_nobody,
+    ) -> None:
+        self._held_max = limits.global_locks_max
+        self._limit_hit = limit_hit
         self._monitor = monitor
         self._demonitor = demonitor
         self._locks: dict[Hashable, Lock] = {}
@@ -50,7 +58,9 @@ class Locks:
         """Lock for `pid`; False when another requester holds the resource. Raises `TermTooDeep`."""
         if not self.can_set(lock_id):
             return False
-        if len(self._held) >= HELD_MAX:
+        if len(self._held) >= self._held_max:
+            what = f"there are {len(self._held)} holders of global locks, and it wants one"
+            self._limit_hit("global_locks_max", pid.node.name, what, "it does not get it")
             return False
         key = term_key(lock_id[0])
         lock = self._locks.setdefault(key, Lock(lock_id, term_key(lock_id[1])))

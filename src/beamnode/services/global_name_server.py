@@ -19,8 +19,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
+from beamnode.core.guests import LimitHit, tell_nobody
 from beamnode.etf.shown import shown
 from beamnode.etf.terms import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.services.global_actions import (
     GEN_CALL,
     GEN_CAST,
@@ -69,6 +71,8 @@ class GlobalNameServer:
         is_alive: Callable[[Pid], bool] = lambda _pid: True,
         connect_all: bool = True,
         prevent_overlapping_partitions: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+        limit_hit: LimitHit = tell_nobody,
     ) -> None:
         unique_integer = unique_integer or itertools.count(SMALL_INTEGER_MIN + 1).__next__
         self.this_node = this_node
@@ -77,11 +81,11 @@ class GlobalNameServer:
         self._connect_all = connect_all
         self._prevents = prevent_overlapping_partitions
         self._outbox = Outbox()
-        self._syncers = Waiters(self._outbox)
-        self._leavers = Waiters(self._outbox)
-        self._known = Known(this_node)
-        self._locks = Locks(monitor, demonitor)
-        self._names = Names(self._locks, monitor, demonitor, is_alive)
+        self._syncers = Waiters(self._outbox, limits, limit_hit)
+        self._leavers = Waiters(self._outbox, limits, limit_hit)
+        self._known = Known(this_node, unconnected_max=limits.global_unconnected_max, limit_hit=limit_hit)
+        self._locks = Locks(monitor, demonitor, limits, limit_hit)
+        self._names = Names(self._locks, monitor, demonitor, is_alive, limits, limit_hit)
         self._tasks = Tasks(this_node, self._outbox, self._answer)
         self._connector = Connector(
             known=self._known,
@@ -272,7 +276,7 @@ class GlobalNameServer:
     def _register(self, name: Any, named: Pid, method: Any, holder: Pid, external_node: Atom | None = None) -> Atom:
         check_term(method)
         key = term_key(name)
-        if not self._names.has_room(key):
+        if not self._names.has_room(key, named.node):
             return a.no
         self._names.register(Registration(key, name, named, method), holder, None, external_node)
         return a.yes

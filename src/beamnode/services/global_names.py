@@ -11,11 +11,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from beamnode.core.guests import LimitHit, tell_nobody
 from beamnode.etf.terms import Atom, Pid, Reference, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.services.global_locks import Locks
 from beamnode.services.global_terms import TermTooDeep, check_term, term_key
 
-NAMES_MAX: Final = 256 * 1024  # in the table; more are not taken in
+MESSAGE_NAMES_MAX: Final = 256 * 1024  # of one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ Operation: TypeAlias = Insert | Delete
 def operations_from_terms(terms: Any) -> list[Operation]:
     """The operations of a message; elements of any other shape are left out."""
     found: list[Operation] = []
-    for term in terms[:NAMES_MAX] if isinstance(terms, list) else []:
+    for term in terms[:MESSAGE_NAMES_MAX] if isinstance(terms, list) else []:
         match term:
             case (a.insert, entry):
                 registration = Registration.from_term(entry)
@@ -91,14 +93,14 @@ def operations_from_terms(terms: Any) -> list[Operation]:
 
 def registrations_from_terms(terms: Any) -> list[Registration]:
     """The names of an `exchange`; elements of any other shape are left out."""
-    entries = (Registration.from_term(term) for term in terms[:NAMES_MAX]) if isinstance(terms, list) else ()
+    entries = (Registration.from_term(term) for term in terms[:MESSAGE_NAMES_MAX]) if isinstance(terms, list) else ()
     return [entry for entry in entries if entry is not None]
 
 
 def external_names_from_terms(terms: Any) -> list[tuple[Hashable, Pid, Atom]]:
     """`[{Name, Pid, RegNode}]` as `(key, pid, node)`; elements of any other shape are left out."""
     found = []
-    for term in terms[:NAMES_MAX] if isinstance(terms, list) else []:
+    for term in terms[:MESSAGE_NAMES_MAX] if isinstance(terms, list) else []:
         match term:
             case (name, Pid() as pid, Atom() as node):
                 registration = Registration.of(name, pid, None)
@@ -116,7 +118,11 @@ class Names:
         monitor: Callable[[Pid], Reference],
         demonitor: Callable[[Reference], None],
         is_alive: Callable[[Pid], bool],
+        limits: Limits = DEFAULT_LIMITS,
+        limit_hit: LimitHit = tell_nobody,
     ) -> None:
+        self._names_max = limits.global_names_max
+        self._limit_hit = limit_hit
         self._locks = locks
         self._monitor = monitor
         self._demonitor = demonitor
@@ -132,9 +138,13 @@ class Names:
         found = self.find(term_key(name))
         return found.pid if found is not None and self._is_alive(found.pid) else None
 
-    def has_room(self, key: Hashable) -> bool:
-        """Whether the name can be put in."""
-        return key in self._names or len(self._names) < NAMES_MAX
+    def has_room(self, key: Hashable, node: Atom) -> bool:
+        """Whether a name of a process of `node` can be put in; if not, that is told."""
+        if key in self._names or len(self._names) < self._names_max:
+            return True
+        what = f"there are {len(self._names)} global names, and it brings another"
+        self._limit_hit("global_names_max", node.name, what, "that one is not known here")
+        return False
 
     def find(self, key: Hashable) -> Registration | None:
         found = self._names.get(key)
@@ -156,7 +166,7 @@ class Names:
         with None the lock `lock_id` (insert_global_name: the sender went down and came up again meanwhile).
         """
         self._forget(registration.key)
-        if len(self._names) >= NAMES_MAX:
+        if not self.has_room(registration.key, registration.pid.node):
             return
         if external_node is not None:
             self._external[registration.key] = (registration.name, registration.pid, external_node)

@@ -61,6 +61,8 @@ class GlobalProcess:
             random=random.random,
             connect_all=connect_all,
             prevent_overlapping_partitions=prevent_overlapping_partitions,
+            limits=node.network.limits,
+            limit_hit=node.network.bounds.log.hit,
         )
 
     async def run(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
+from beamnode.core.guests import LimitHit, tell_nobody
 from beamnode.etf.terms import Atom, Pid, a
+from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.services.global_actions import Outbox, Reply
 
 Sender: TypeAlias = tuple[Pid, Any]  # From of a gen call
@@ -21,22 +23,24 @@ class Waiter:
     nodes: set[Atom]
 
 
-WAITERS_MAX: Final = 1024  # whoever comes then is answered `{error, system_limit}`
-
-
 class Waiters:
     """Calls that are answered when every node of theirs is done with."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, limits: Limits = DEFAULT_LIMITS, limit_hit: LimitHit = tell_nobody) -> None:
         self._outbox = outbox
+        self._waiters_max = limits.global_waiters_max
+        self._limit_hit = limit_hit
         self._waiters: list[Waiter] = []
 
     def __len__(self) -> int:
         return len(self._waiters)
 
     def add(self, sender: Sender | None, answer: Any, nodes: Iterable[Atom]) -> None:
-        """Answered at once if there are no nodes."""
-        if len(self._waiters) >= WAITERS_MAX:
+        """Answered at once if there are no nodes; `{error, system_limit}` if too many wait already."""
+        if len(self._waiters) >= self._waiters_max:
+            who = "this node" if sender is None else sender[0].node.name
+            what = f"it asks global to wait while {len(self._waiters)} others wait"
+            self._limit_hit("global_waiters_max", who, what, "answered {error, system_limit}")
             if sender is not None:
                 self._outbox.put(Reply(sender, (a.error, a.system_limit)))
             return

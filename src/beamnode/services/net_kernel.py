@@ -38,6 +38,7 @@ class NetKernel(GenServer):
         self._node = node
         self._verbose = 0
         self._owners: dict[int, Pid] = {}  # of connections, by their ids
+        self._connecting: set[Pid] = set()  # processes that connect because that was asked for
 
     @classmethod
     def module_name(cls) -> Atom:
@@ -105,7 +106,28 @@ class NetKernel(GenServer):
             case (a.disconnect, other):
                 return not self._node.own_name(other) and self._node.network.disconnect(other)
             case (_, _, other):
-                spawn(_connect, self._node, other, sender)  # others are served meanwhile
+                return self._connect(other, sender)
+        return NO_REPLY
+
+    def _connect(self, other: Atom, sender: gen.From) -> Any:
+        """In a process of its own, so that others are served meanwhile; no more of them than nodes may be dialled."""
+        network, signals = self._node.network, self._node.runtime.signals
+        if len(self._connecting) >= network.limits.dials_pending_max:
+            self._connecting = {pid for pid in self._connecting if signals.lookup(pid) is not None}
+        if len(self._connecting) >= network.limits.dials_pending_max:
+            what = f"asks for a connection while {len(self._connecting)} who asked wait for theirs"
+            network.bounds.log.hit("dials_pending_max", sender[0].node.name, what, "answered false")
+            return False
+        if network.connections.get(other) is None and not network.may_dial(other):
+            return False
+
+        async def connect() -> None:
+            try:
+                gen.reply(sender, await network.connect(other))
+            finally:
+                self._connecting.discard(own_pid())
+
+        self._connecting.add(spawn(connect))
         return NO_REPLY
 
     def _options(self, act: Any) -> Any:
@@ -165,10 +187,6 @@ class NetKernel(GenServer):
         here = [ord(character) for character in node.name.name.partition("@")[2]]
         net_address = (a.net_address, (_ip(host), port), here, Atom(carrier), family)
         return (a.listen, Port(node.name, 0, node.creation), own_pid(), net_address, module)
-
-
-async def _connect(node: NetControl, other: Atom, sender: gen.From) -> None:
-    gen.reply(sender, await node.network.connect(other))
 
 
 def _ip(host: str) -> Any:

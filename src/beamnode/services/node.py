@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from beamnode.errors import ProcessExit, UsageError
 from beamnode.etf import Atom, a
 from beamnode.node import Node as BareNode
-from beamnode.node import NodeOptions, Service
+from beamnode.node import NodeOptions, Service, conceal
 from beamnode.otp import application_controller, gen
 from beamnode.services import erlang_calls, global_process, logger_proxy, net_kernel, rex, rpc_client, user
 from beamnode.services.console import Console
@@ -33,6 +33,7 @@ class Node(NetControl):
         console: Console | None = None,
         **options: Unpack[NodeOptions],
     ) -> None:
+        conceal(cast(dict[str, Any], options))
         mesh = partial(
             global_process.run,
             connect_all=connect_all,

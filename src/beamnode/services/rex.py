@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from beamnode.etf import Atom, Pid, a
 from beamnode.etf.shown import shown
@@ -19,6 +19,8 @@ from beamnode.services import cnode_output, erpc
 log = logging.getLogger("beamnode.rpc")
 
 Answer = Callable[[Any], None]
+
+_NO_ROOM: Final = (a.badrpc, a.system_limit)
 
 
 async def run(node: Node) -> None:
@@ -51,19 +53,49 @@ class Rex:
             case (Pid() as asker, a.features_request):
                 send(asker, (a.features_reply, self._node.name, [a.erpc]))
             case (gen.CALL, (Pid(), _) as sender, (a.call | a.block_call as kind, module, function, args, leader)):
-                spawn(self._answer_call, kind is a.block_call, origin, sender, (module, function, args), leader)
+                call = (module, function, args)
+                if (
+                    self._work_for(origin, self._answer_call, kind is a.block_call, origin, sender, call, leader)
+                    is None
+                ):
+                    gen.reply(sender, _NO_ROOM)
             case (gen.CAST, (a.cast, module, function, args, leader)):
-                _lead(leader, spawn(self._server.cast_for, origin, module, function, args))
+                worker = self._work_for(origin, self._server.cast_for, origin, module, function, args)
+                if worker is not None:
+                    _lead(leader, worker)
             case (Pid() as asker, (a.call, module, function, args, leader)):
-                spawn(self._answer_c_node, origin, asker, (module, function, args), leader)
+                call = (module, function, args)
+                if self._work_for(origin, self._answer_c_node, origin, asker, call, leader) is None:
+                    _send_result(asker, _NO_ROOM)
             case (Pid() as asker, (a.sbcast, Atom() as name, message)):
-                answer = self._node.name if _pass_on(name, message) else (a.nonexisting_name, name)
+                answer = self._node.name if self._pass_on(origin, name, message) else (a.nonexisting_name, name)
                 send(asker, (a.rex, self._node.name, answer))
             case (Pid() as asker, (a.send, Atom() as name, message)):  # whoever is called `name` answers
-                if not _pass_on(name, (asker, message)):
+                if not self._pass_on(origin, name, (asker, message)):
                     send(asker, (a.rex, self._node.name, (a.nonexisting_name, name)))
             case other:
                 log.info("rex got %s", shown(other))
+
+    def _pass_on(self, origin: Atom, name: Atom, message: Any) -> bool:
+        """A message of `origin` to who is called `name`, which the guard has to let through as if it had come there."""
+        pid = whereis(name)
+        if pid is None or (origin is not self._node.name and not self._node.network.may_send(origin, name)):
+            return False
+        send(pid, message)
+        return True
+
+    def _work_for(self, origin: Atom, function: Callable[..., Any], *args: Any) -> Pid | None:
+        """A process that works for `origin`; None, and logged, if that has as many as it may have."""
+        signals = self._node.runtime.signals
+        if origin is self._node.name:
+            return spawn(function, *args)
+        if not signals.guests.has_room(origin):
+            return None
+        pid = spawn(function, *args)
+        process = signals.lookup(pid)
+        if process is not None:
+            signals.guests.came(process, origin)
+        return pid
 
     async def _answer_call(
         self, block: bool, origin: Atom, sender: Any, call: tuple[Any, Any, Any], leader: Any
@@ -117,10 +149,3 @@ def _lead(leader: Any, pid: Pid) -> None:
         leader = whereis(leader)
     if isinstance(leader, Pid):
         group_leader(leader, pid)
-
-
-def _pass_on(name: Atom, message: Any) -> bool:
-    pid = whereis(name)
-    if pid is not None:
-        send(pid, message)
-    return pid is not None

@@ -66,7 +66,10 @@ class User:
         self._calling: set[asyncio.Task[None]] = set()
 
     async def handle(self, asked: _Asked) -> None:
-        if wants_input(asked.request):
+        waits = wants_input(asked.request)
+        if (waits or may_wait(asked.request)) and not self._has_room(asked.asker):
+            send(asked.asker, (a.io_reply, asked.reply_as, (a.error, a.system_limit)))
+        elif waits:
             self._waiting[monitor(asked.asker)] = asked
             self._read_next()
         elif may_wait(asked.request):
@@ -75,6 +78,15 @@ class User:
             task.add_done_callback(self._calling.discard)
         else:
             await self._answer(asked)
+
+    def _has_room(self, asker: Pid) -> bool:
+        """For one more request that is not answered at once; if not, the log says so."""
+        network, count = self._node.network, len(self._waiting) + len(self._calling)
+        if count < network.limits.io_requests_max:
+            return True
+        what = f"it prints or asks while {count} requests wait"
+        network.bounds.log.hit("io_requests_max", asker.node.name, what, "answered {error, system_limit}")
+        return False
 
     def forget(self, reference: Reference) -> None:
         """The asker has ended: what is typed from now on is for the next one."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar, Unpack, cast
 from beamnode.errors import NotAliveError, UsageError
 from beamnode.etf import Atom, Pid, Reference
 from beamnode.loops import new_event_loop
-from beamnode.node import NodeOptions, blocking_body, current_body
+from beamnode.node import NodeOptions, blocking_body, conceal, current_body, termination
 from beamnode.otp import gen_server, names
 from beamnode.services.console import Console
 from beamnode.services.net_control import ConnectionInfo
@@ -46,15 +46,19 @@ class Node:
     """`beamnode.Node`, blocking. Takes the same options; `with` starts and stops it."""
 
     def __init__(self, name: Atom | str, *, console: Console | None = None, **options: Unpack[NodeOptions]) -> None:
+        conceal(cast(dict[str, Any], options))
         self._node = AsyncNode(name, console=console, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._started_by = 0  # the process of the operating system
         self._changing = threading.RLock()
+        self._handle_sigterm = options.get("handle_sigterm", True)
+        self._stopping = False
+        self._terminated = False  # by a SIGTERM that came as it stopped
         self._body: contextlib.AbstractContextManager[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<sync {self._node!r}>"
+        return f"<sync {vars(self).get('_node')!r}>"
 
     # --- Start and stop -----------------------------------------------------------------------------------------------
 
@@ -75,15 +79,21 @@ class Node:
                 self._end_loop()
                 raise
             self._node.runtime.face = self
+            if self._handle_sigterm:
+                termination.add(self, self._on_sigterm)
             atexit.register(self._stop_at_exit)
 
     def stop(self) -> bool:
-        """Leave, and end the loop; False when it is stopped already, or its loop was. Its processes end with it."""
+        """Leave, and end the loop; False when it is stopped already, or its loop was. Its processes end with it.
+
+        A SIGTERM meanwhile does not cut it short: SystemExit is raised at its end.
+        """
         with self._changing:
             if self._loop is None:
                 return False
             self._check_caller()
             atexit.unregister(self._stop_at_exit)
+            self._stopping = True
             try:
                 self._run(self._node.shut_down())
             except NotAliveError:
@@ -92,11 +102,23 @@ class Node:
                 return False
             finally:
                 self._end_loop()
+                self._stopping = False
+                termination.remove(self)
+            if self._terminated:
+                self._terminated = False
+                raise termination.Terminated
             return True
+
+    def _on_sigterm(self) -> None:
+        """In the main thread, whatever that does: leave as `sys.exit` does, through the `with` block or `atexit`."""
+        if not self._stopping:
+            raise termination.Terminated
+        self._terminated = True
 
     def _stop_at_exit(self) -> None:
         if self._started_by == os.getpid():
-            self.stop()
+            with contextlib.suppress(termination.Terminated):  # the program ends as it is
+                self.stop()
 
     def __enter__(self) -> Self:
         if self._body is not None:

@@ -130,6 +130,7 @@ cdef class AtomCacheIn:
 cdef class Inbound:
     """As `inbound.Inbound`."""
 
+    cdef readonly long long frames_read  # without ticks
     cdef object slow        # an `inbound.Inbound`, for single frames
     cdef AtomCacheIn cache
     cdef Assembler assembler
@@ -174,6 +175,7 @@ cdef class Inbound:
             length = self.length(<const unsigned char *>PyByteArray_AS_STRING(self.held) + self.at)
             self.at += LENGTH_BYTES + length
             if length:
+                self.frames_read += 1
                 frame = (<const char *>PyByteArray_AS_STRING(self.held))[self.at - length : self.at]
                 record = self.slow.read_frame(frame, 0, length)
                 if record is not None:
@@ -283,6 +285,7 @@ cdef class Inbound:
             used[0] = at
             if length == 0:
                 continue  # a tick
+            self.frames_read += 1
             if not (self.cached and self.hand_over(frame, frame + length)):
                 record = self.slow.read_frame(frame[:length], 0, length)
                 if record is not None:

@@ -121,6 +121,11 @@ class Channel:
         """Bytes received and sent so far."""
         return self.ticker.bytes_in, self.outbound.bytes_written
 
+    @property
+    def frames_read(self) -> int:
+        """How many came so far that were no ticks: signals, or pieces of them."""
+        return self._inbound.frames_read
+
     def next_deadline(self) -> float:
         """When to call `handle_deadline`, on the clock of `now`."""
         return self.ticker.next_deadline()
@@ -130,6 +135,10 @@ class Channel:
         self.ticker.packets_out = self.outbound.frames_written
         if self.ticker.handle_deadline(now):
             self.tick()
+
+    def excuse_silence(self) -> None:
+        """Nothing came because nothing was read, which is no fault of the peer's: it counts as if it had."""
+        self.ticker.excuse_silence()
 
     def tick(self) -> None:
         """Queue a tick that is not due, but shall be seen: write `data_to_send`."""

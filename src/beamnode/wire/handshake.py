@@ -140,7 +140,7 @@ class Initiator(Machine[FromAcceptor, InitiatorEvent]):
         this_creation: int,
         peer_name: str,
         flags: Flag,
-        cookie: bytes,
+        cookie: bytes | Secret,
         challenge: int,
         setup_timeout: float,
         now: float,
@@ -204,7 +204,8 @@ class Initiator(Machine[FromAcceptor, InitiatorEvent]):
             case Input.STATUS_NOT_ALLOWED:
                 raise NotAllowedByPeer(
                     f"{self._peer} does not allow this node: it demands a distribution flag that this node does not "
-                    "offer, or allows only some names (net_kernel:allow/1 over there)"
+                    "offer, or allows only some names (net_kernel:allow/1 over there; over TLS, those of hosts that this node's "
+                    "certificate is for)"
                 )
             case Input.STATUS_NOK:
                 raise RefusedByPeer(
@@ -289,7 +290,7 @@ class Acceptor(Machine[FromInitiator, AcceptorEvent]):
         self._peer_flags = Flag(0)
         self._peer_challenge = 0
 
-    def accept(self, status: Accept, *, cookie: bytes) -> None:
+    def accept(self, status: Accept, *, cookie: bytes | Secret) -> None:
         """Answer `PeerNamed` of a peer that has a name; `cookie` is the one expected of that name."""
         self._told(Input.ACCEPT_ALIVE if status is Accept.ALIVE else Input.ACCEPT)
         self._secret = Secret(cookie)
@@ -298,7 +299,7 @@ class Acceptor(Machine[FromInitiator, AcceptorEvent]):
             self._send_challenge()
         self._process_buffer()
 
-    def accept_named(self, name: str, creation: int, *, cookie: bytes) -> None:
+    def accept_named(self, name: str, creation: int, *, cookie: bytes | Secret) -> None:
         """Answer `PeerNamed` of a peer without a name: `name` must be at the host that the event told."""
         check_own_name(name, creation, self._limits.atom_characters_max)
         if self._state is State.DECIDING_DYNAMIC and name.partition("@")[2] != self._peer_name:

@@ -38,6 +38,7 @@ class Inbound:
         self._frames = FrameReader(limits)
         self._cache = AtomCacheIn(limits) if cache is None else cache
         self._assembler = Assembler(limits)
+        self.frames_read = 0  # without ticks
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream; what is kept of them is copied."""
@@ -49,6 +50,7 @@ class Inbound:
             buffer, start, end = place
             if start == end:
                 continue  # a tick
+            self.frames_read += 1
             record = self.read_frame(buffer, start, end)
             if record is not None:
                 return record

@@ -66,6 +66,10 @@ class Ticker:
         """The end of the current interval."""
         return self._deadline
 
+    def excuse_silence(self) -> None:
+        """The peer was not listened to: this interval, and those before it, are not counted against it."""
+        self._bytes_in_then = -1
+
     def handle_deadline(self, now: float) -> bool:
         """An interval is over: True when a tick has to be written now. Before the deadline: False, nothing happens.
 
