@@ -1,6 +1,7 @@
 """beamnode: a Python process as a node of Erlang's distribution."""
 
 from beamnode.carriers.tcp import Tcp, Tcp6
+from beamnode.carriers.unix import Unix
 from beamnode.errors import (
     BeamnodeError,
     CookieError,
@@ -218,6 +219,7 @@ __all__ = [
     "Throw",
     "Timeout",
     "Timer",
+    "Unix",
     "UpdateTimeout",
     "UsageError",
     "a",

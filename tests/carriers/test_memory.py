@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -20,6 +22,12 @@ class TestMemory(CarrierContract):
     def site(self) -> Site:
         return two_hosts(MemoryNetwork())
 
+    @asynccontextmanager
+    async def silence(self) -> AsyncIterator[tuple[Site, int]]:
+        network = MemoryNetwork()
+        network.stall("near", "far")
+        yield two_hosts(network), 1024
+
     def half_close(self, stream: Any) -> bool:
         stream._last_word = _LastWord(None)
         stream.schedule()
@@ -27,7 +35,7 @@ class TestMemory(CarrierContract):
         return True
 
 
-class TestMemoryOnOneHost(CarrierContract):
+class TestMemoryOnOneHost(TestMemory):
     def site(self) -> Site:
         carrier = MemoryNetwork().carrier("here")
         return Site(carrier, carrier, "here")
@@ -157,23 +165,5 @@ def test_nothing_is_kept_of_streams_that_ended() -> None:
                 getattr(joined.near_stream, how)()
         await asyncio.sleep(0.01)
         assert network._streams == {}
-
-    asyncio.run(main())
-
-
-def test_an_exception_of_the_factory_closes_the_connection() -> None:
-    async def main() -> None:
-        reported: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
-
-        def fail(_: object) -> Recorder:
-            raise ZeroDivisionError
-
-        site = two_hosts(MemoryNetwork())
-        listener = await site.listening.listen(fail)
-        near = Recorder()
-        await site.dialling.dial("far", listener.port, near.attach, timeout=5)
-        await until(lambda: len(near.lost) == 1)
-        assert [type(error) for error in reported] == [ZeroDivisionError]
 
     asyncio.run(main())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,11 +14,12 @@ from support_loops import LOOPS, Run
 from support_tls import BOTH_VERSIONS, Attempt
 from test_tcp import needs_ipv6
 
+from beamnode.carriers.base import Stream
 from beamnode.carriers.tcp import Tcp
 from beamnode.carriers.tls import Tls, Tls6
 from beamnode.carriers.tls_peers import is_for_host, names_of
 from beamnode.errors import NetworkError, TlsError
-from contract import CarrierContract, Joined, Recorder, Site, until
+from contract import CarrierContract, Joined, Recorder, Site, dial_error, errors_reported, until
 from support_certs import Certificates
 
 
@@ -32,8 +35,64 @@ class TestTls(CarrierContract):
         return Site(self.carrier(), self.carrier(), "127.0.0.1")
 
     def half_close(self, stream: Any) -> bool:
-        stream.raw_socket.shutdown(socket.SHUT_WR)
+        """Once the handshake is done: the stream of who accepts is there before."""
+        if stream._handshaking:
+            asyncio.get_running_loop().call_later(0.01, self.half_close, stream)
+        else:
+            stream.raw_socket.shutdown(socket.SHUT_WR)
         return True
+
+    @asynccontextmanager
+    async def silence(self) -> AsyncIterator[tuple[Site, int]]:
+        """A port that takes connections, and says nothing of TLS."""
+        site = self.site()
+        with socket.create_server((site.host, 0), family=site.dialling.family) as silent:  # type: ignore[attr-defined]
+            yield site, silent.getsockname()[1]
+
+    # A factory of who accepts is called before the TLS handshake: when it ends the stream, who dials is told by `dial`.
+
+    def test_a_factory_may_end_its_stream(self) -> None:
+        async def main(last: str, ends_at: str) -> None:
+            def ending(stream: Stream) -> Recorder:
+                getattr(stream, last)()
+                recorders[ends_at].deaf = True
+                return recorders[ends_at].attach(stream)
+
+            site, recorders = self.site(), {"near": Recorder(), "far": Recorder()}
+            factories = {who: recorder.attach for who, recorder in recorders.items()} | {ends_at: ending}
+            listener = await site.listen(factories["far"])
+            if ends_at == "near":
+                await site.dial(listener, factories["near"])
+                await until(lambda: bool(recorders["near"].lost))
+            else:
+                assert "during the TLS handshake" in str(await dial_error(site.dial(listener, factories["near"])))
+                assert recorders["near"].stream is None
+            await until(lambda: bool(recorders["far"].lost))
+            await listener.close()
+
+        for last in ("close", "abort"):
+            for ends_at in ("near", "far"):
+                self.run_main(main(last, ends_at))
+
+    def test_a_factory_that_fails_ends_its_stream(self) -> None:
+        async def main() -> None:
+            def fail(_: object) -> Recorder:
+                raise ZeroDivisionError
+
+            site, reported = self.site(), errors_reported()
+            listener = await site.listen(fail)
+            assert "during the TLS handshake" in str(await dial_error(site.dial(listener, Recorder().attach)))
+            await listener.close()
+            assert [type(error) for error in reported] == [ZeroDivisionError]
+
+            other, reported = Recorder(), errors_reported()
+            listener = await site.listen(other.attach)
+            assert (await site.dial(listener, fail)).is_closing
+            await until(lambda: len(other.lost) == 1)
+            await listener.close()
+            assert [type(error) for error in reported] == [ZeroDivisionError]
+
+        self.run_main(main())
 
 
 class TestTlsOnUvloop(TestTls):

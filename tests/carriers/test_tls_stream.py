@@ -87,7 +87,7 @@ def test_what_cannot_be_written_before_new_keys_is_written_then(
     async def main() -> None:
         tls = certificates.tls()
         async with Joined(Site(tls, tls, "127.0.0.1")) as joined:
-            near: Any = joined.near_stream
+            near: Any = joined.near.stream
             near._tls = NewKeysFirst(near._tls)
             near.write([b"a" * size])
             near.write([b"b"])

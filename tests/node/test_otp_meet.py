@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support_otp import HOST, World, expect, nothing_comes, until
 
-from beamnode import Atom, Node, NodeNameError, Pid, SpawnError, a, monitor, register, self, send
+from beamnode import Atom, Node, NodeNameError, Pid, SpawnError, a, monitor, register, self, send, unregister
 from beamnode.errors import CookieMismatch, NodeNotFound
 from beamnode.testing.peers import ErlNode, Otp
 
@@ -428,3 +428,33 @@ async def _visit(node: Node, nameless: ErlNode) -> Pid:
 
 # Not every root of a peer has /etc/hosts.
 KNOW_LOCALHOST = 'inet_db:add_host({127, 0, 0, 1}, ["localhost"]), inet_db:set_lookup([file, native])'
+
+
+# --- A client node ----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_listens_on_nothing(world: World) -> None:
+    """`-dist_listen false`: it is hidden, calls, is called back on the connection that it has made, and comes again."""
+
+    async def main() -> None:
+        async with world.node(listen=False) as node:
+            names, theirs = [], "{ok, All} = erl_epmd:names(), [Name || {Name, _} <- All]"
+            names = ["".join(map(chr, name)) for name in await world.erl(theirs)]
+            assert str(node.name).partition("@")[0] not in names
+            for _ in range(2):
+                assert await node.connect(world.name) is True
+                assert (node.listening, node.hidden, node.list(), node.list("hidden")) == ([], True, [], [world.name])
+                await world.connected(seen_there=node.name.name)
+                assert await world.erl("{nodes(), nodes(hidden)}") == ([], [node.name])
+                assert await node.rpc(world.name, "erlang", "node", []) is world.name
+                assert await world.erl("net_adm:ping(Node)", Node=node.name) is a.pong
+                register("client", self())
+                await world.erl("{client, Node} ! hello, monitor(process, {client, Node})", Node=node.name)
+                assert await expect() is a.hello
+                unregister("client")
+                assert await world.erl("erlang:disconnect_node(Node)", Node=node.name) is True
+                await until(lambda: node.list("connected") == [])
+                assert await world.erl("net_kernel:connect_node(Node)", Node=node.name) is False
+                assert node.list("connected") == []
+
+    asyncio.run(main())

@@ -13,17 +13,25 @@ is yours. Everything is driven by callbacks: no task and no future belongs to a 
     stream.abort()                    what was not sent yet is thrown away; the end follows
 
 The order of things: the carrier makes the stream, calls your factory with it, and only then may call the receiver it
-got. The factory may write at once. `connection_lost` is always called from the event loop, never from inside `write`,
-`close` or `abort`. When the peer closes, or shuts down its sending half, that is the end too: a node that cannot speak
-is gone. An exception that leaves a receiver (or the factory) ends its stream, and is reported to the event loop's
-exception handler. All calls are made in the event loop's thread.
+got. The factory may write, close or abort at once. After its own `close` or `abort`, or while it has reading paused, a
+receiver gets no data. When the peer closes, or shuts down its sending half, that is the end too: a node that cannot
+speak is gone.
 
-A stream may have one thing more, `keep_alive(sign)`, for another thread while the loop is blocked (`SocketStream` has
-it, and says what it does; nodes use it for ticks). It relies on this: each `write` brings whole frames. A node falls
-silent on a stream without it when code blocks its loop.
+A receiver is called from the event loop only, in its thread, never from inside a call of its stream, except that
+`pause_writing` may come from inside `write`. An exception that leaves a receiver (or the factory) ends its stream, and
+is reported to the event loop's exception handler: neither `write` nor `dial` raises it.
 
-What a new carrier owes besides: it maps the errors of the system to `NetworkError` (or `NodeNotFound`: no such host)
-with a text that names the address and the cause, and it passes `tests/carriers/contract.py`.
+What a new carrier owes besides: it maps the errors of the system to `NetworkError` (or `NodeNotFound`: no such host or
+node) with a text that names the place and the cause, and it passes `beamnode.testing.carrier_contract`.
+docs/carriers.md writes one.
+
+What a node looks at where it is there, and does without elsewhere:
+
+    stream.raw_socket          the socket of the system, whose options `net_kernel:setopts/2` sets
+    stream.refusal(name)       why the peer cannot be the node of this name, as its certificate says; None: it can
+    stream.keep_alive(sign)    a sign of life, from another thread, while the loop is blocked; see `SocketStream`, which
+                               relies on each `write` bringing whole frames. Without it a node falls silent meanwhile
+    carrier.family             a `socket.AddressFamily`, which epmd is told
 """
 
 from __future__ import annotations
@@ -34,7 +42,7 @@ from typing import Protocol, TypeAlias
 from beamnode.errors import NetworkError
 
 Address: TypeAlias = tuple[str, int]
-"""Host, as numbers where the carrier knows them, and port."""
+"""Host, as numbers where the carrier knows them, and port. Or the place, and 0: `("/run/nodes/a@h", 0)`, `("", 0)`."""
 
 Chunk: TypeAlias = bytes | bytearray | memoryview
 """One piece of what is to be written. The carrier may keep it: do not change it after `write`."""
@@ -56,7 +64,7 @@ class Receiver(Protocol):
         """Take the next bytes. They are valid until this returns: copy what you keep."""
 
     def connection_lost(self, error: NetworkError | None) -> None:
-        """Learn of the end: `None` after an orderly close of either side, else what broke it."""
+        """Learn of the end: `None` after a close of either side or an abort of this one, else what broke it."""
 
     def pause_writing(self) -> None:
         """Hold back: more than `WRITE_HIGH_BYTES` are unsent. What is written all the same is kept, in memory."""
@@ -70,7 +78,7 @@ class Stream(Protocol):
 
     @property
     def peer_address(self) -> Address:
-        """The address of the other end; known from the start, and still after the end."""
+        """The address of the other end, for people; known from the start, and still after the end."""
 
     @property
     def local_address(self) -> Address:
@@ -93,7 +101,7 @@ class Stream(Protocol):
         """Stop calling `data_received`, so that the peer comes to a halt. An end may go unnoticed meanwhile."""
 
     def resume_reading(self) -> None:
-        """Call `data_received` again."""
+        """Call `data_received` again. That, or pausing, once more: nothing."""
 
 
 ReceiverFactory: TypeAlias = Callable[[Stream], Receiver]
@@ -105,14 +113,14 @@ class Listener(Protocol):
 
     @property
     def port(self) -> int:
-        """The port, which is what epmd is told."""
+        """The port, which is what epmd is told; 0 of a carrier that goes by name."""
 
     @property
     def address(self) -> Address:
         """Where it listens; the host may be that of "every interface"."""
 
     async def close(self) -> None:
-        """Accept no more. Streams accepted before live on."""
+        """Accept no more; the place is free when this returns. Streams accepted before live on. Once more: nothing."""
 
 
 class Carrier(Protocol):
@@ -131,7 +139,9 @@ class Carrier(Protocol):
         """Whether a node's name alone says where it is: then nobody is asked for its port, which is 0."""
 
     async def listen(self, accept: ReceiverFactory, *, node: str = "") -> Listener:
-        """Accept connections from now on, each with the receiver that `accept` gives. Raises `NetworkError`.
+        """Accept connections from now on, each with the receiver that `accept` gives.
+
+        Raises `NetworkError`, or `NameTakenError` when a node of that name is there already.
 
         `node` is the name of the node that listens, for carriers that make a place or a certificate of it.
         """
@@ -143,5 +153,6 @@ class Carrier(Protocol):
 
         `node` is the name of the node that is meant, for carriers that find it by that, or check who answers.
 
-        Raises `NodeNotFound` when there is no such host, `SetupTimeout` when the time is over, else `NetworkError`.
+        Raises `NodeNotFound` when there is no such host or node, `SetupTimeout` when the time is over, else
+        `NetworkError`. Then, and when it is cancelled, nothing is left: a receiver that it got is told of the end.
         """

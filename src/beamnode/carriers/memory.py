@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from beamnode.carriers.base import (
@@ -205,9 +206,7 @@ class MemoryStream:
         self._unsent.extend(data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES))
         self._unsent_bytes += len(data)
         self.schedule()
-        if self._unsent_bytes > WRITE_HIGH_BYTES and not self._writing_paused and self._receiver is not None:
-            self._writing_paused = True
-            self._receiver.pause_writing()
+        self._maybe_pause_writing()
 
     def close(self) -> None:
         if not self._closing:
@@ -235,15 +234,14 @@ class MemoryStream:
     def open(self, receiver_factory: ReceiverFactory) -> None:
         """Get the receiver; from now on it is served."""
         self._opened = True
-        try:
-            receiver = receiver_factory(self)
-        except BaseException:
-            self.abort()
-            raise  # to the exception handler of the loop
         if self._lost:
-            receiver.connection_lost(self._error)
+            asyncio.get_running_loop().call_soon(self._tell_receiver)
+        try:
+            self._receiver = receiver_factory(self)
+        except Exception as error:
+            self._fail(error, "the factory of a stream's receiver failed")
             return
-        self._receiver = receiver
+        self._maybe_pause_writing()
         self._peer.schedule()
 
     def schedule(self) -> None:
@@ -297,19 +295,30 @@ class MemoryStream:
             peer.lose(word.error)
 
     def _take(self, data: bytes) -> None:
-        if self._receiver is None:
-            return
-        try:
-            self._receiver.data_received(data)
-        except Exception:
-            self.abort()
-            raise  # to the exception handler of the loop
+        if self._receiver is not None:
+            self._call_receiver(partial(self._receiver.data_received, data))
+
+    def _maybe_pause_writing(self) -> None:
+        if self._unsent_bytes > WRITE_HIGH_BYTES and not self._writing_paused and self._receiver is not None:
+            self._writing_paused = True
+            self._call_receiver(self._receiver.pause_writing)
 
     def _maybe_resume_writing(self) -> None:
         if self._writing_paused and self._unsent_bytes <= WRITE_LOW_BYTES:
             self._writing_paused = False
             if self._receiver is not None:
-                self._receiver.resume_writing()
+                self._call_receiver(self._receiver.resume_writing)
+
+    def _call_receiver(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._fail(error, "the receiver of a stream failed")
+
+    def _fail(self, error: Exception, what: str) -> None:
+        """End because of an error of the receiver's side, which the exception handler of the loop is told."""
+        self.abort()
+        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
 
 
 class _LastWord:

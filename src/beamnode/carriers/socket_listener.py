@@ -69,7 +69,7 @@ class SocketListener:
                 return
             connected.setblocking(False)
             self._prepare(connected)
-            SocketStream(connected, peer).open(self._accept)
+            SocketStream(connected, peer or self._address).open(self._accept)
 
     def _pause(self, error: OSError) -> None:
         """The system would go on telling of a connection that cannot be accepted: look again in a while."""

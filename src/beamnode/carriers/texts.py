@@ -9,8 +9,10 @@ from beamnode.errors import NetworkError
 
 
 def format_address(address: Address) -> str:
-    """Host and port as people write them: `127.0.0.1:4369`, `[::1]:4369`."""
+    """Host and port as people write them: `127.0.0.1:4369`, `[::1]:4369`. Of a unix socket the file."""
     host, port = address
+    if host.startswith("/"):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -129,6 +129,7 @@ class TlsStream:
         self.ready: asyncio.Future[None] | None = None
         if side.is_server:
             self._receiver = factory(self)
+            self._maybe_pause_writing()
         else:
             self.ready = self._loop.create_future()
             try:
@@ -174,7 +175,7 @@ class TlsStream:
             self._unsent_bytes += sum(map(len, chunks))
             if not self._sending_later:
                 self._send_unsent()
-        if self._below_is_full or self._unsent_bytes > WRITE_HIGH_BYTES:
+        if self._below_is_full or self._unsent_bytes:
             self._maybe_pause_writing()
 
     def close(self) -> None:
@@ -297,6 +298,7 @@ class TlsStream:
         try:
             if self.ready is not None:
                 self._receiver = self._factory(self)
+                self._maybe_pause_writing()
         finally:
             if self.ready is not None and not self.ready.done():
                 self.ready.set_result(None)
@@ -486,7 +488,8 @@ class TlsStream:
             self._below.write([self._outgoing.read()])
 
     def _maybe_pause_writing(self) -> None:
-        if not self._writing_paused and not self._closing and self._receiver is not None:
+        is_full = self._below_is_full or self._unsent_bytes > WRITE_HIGH_BYTES
+        if is_full and not self._writing_paused and not self._closing and self._receiver is not None:
             self._writing_paused = True
             self._call_receiver(self._receiver.pause_writing)
 

@@ -97,8 +97,9 @@ class Node:
 
     - `cookie`: the cluster's secret; default: `~/.erlang.cookie`, made with mode 0400 where there is none.
     - `hidden`: connect without becoming part of the mesh; others list this node as hidden.
-    - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`. Or several:
-      `Route(carrier, to="*@10.0.*")` says for which nodes one is; the first that is for a node dials it.
+    - `carrier`: how bytes travel: `Tcp(listen_address=..., listen_ports=range(9100, 9106))`, `Tcp6(...)`, `Tls(...)`,
+      `Unix(directory)`. Or several: `Route(carrier, to="*@10.0.*")` says for which nodes one is; the first that is for a
+      node dials it.
     - `listen`: False: accept no connections and register no name, only connect to others; then it is hidden too (OTP:
       `-dist_listen false`).
     - `discovery`: how nodes find each other: `Epmd(...)` (started by itself where none runs), `FixedPort(9100)`,

@@ -185,7 +185,8 @@ class NetKernel(GenServer):
         family = a.local if host.startswith("/") else a.inet6 if ":" in host else a.inet
         module = Atom(f"{family}_{carrier}_dist")  # OTP: inet_tcp_dist, inet6_tcp_dist, inet_tls_dist, inet6_tls_dist
         here = [ord(character) for character in node.name.name.partition("@")[2]]
-        net_address = (a.net_address, (_ip(host), port), here, Atom(carrier), family)
+        place = (a.local, host.encode()) if family is a.local else (_ip(host), port)  # as inet:sockname/1
+        net_address = (a.net_address, place, here, Atom(carrier), family)
         return (a.listen, Port(node.name, 0, node.creation), own_pid(), net_address, module)
 
 
