@@ -1,6 +1,6 @@
 """The measured node in Python: the processes that `bench_peer.erl` has in its second half, on beamnode's public names.
 
-    python -m bench.measured NAME COOKIE EPMD_PORT LOOP [TICKTIME]
+    python -m bench.measured NAME COOKIE EPMD_PORT LOOP [TICKTIME [OPTFILE_OF_TLS]]
 
 Writes the codec's name once it is up, and ends when its standard input does.
 """
@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from beamnode import Epmd, GenServer, Node, Tcp, a, process_info, receive, register, self, send, send_after, spawn
+from beamnode.carriers.base import Carrier
+from beamnode.carriers.tls import Tls
 from beamnode.etf import implementation
 
 SENDS_PER_TURN = 200  # then the loop has its turn, as the scheduler has it after 4000 reductions of an Erlang process
@@ -173,8 +175,10 @@ async def job(owner: Any, function: Callable[..., Coroutine[Any, Any, None]], *a
     await function(owner, *args)
 
 
-async def run(name: str, cookie: str, epmd_port: int, ticktime: float) -> None:
-    carrier = Tcp(listen_address="127.0.0.1")
+async def run(name: str, cookie: str, epmd_port: int, ticktime: float, optfile: str | None) -> None:
+    carrier: Carrier = Tcp(listen_address="127.0.0.1")
+    if optfile is not None:
+        carrier = Tls.from_optfile(optfile, listen_address="127.0.0.1")
     async with Node(name, cookie=cookie, discovery=Epmd(epmd_port), carrier=carrier, net_ticktime=ticktime) as node:
         await Adder.start(name="bench_server")
         register("bench_echo", spawn(echo))
@@ -195,9 +199,10 @@ def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def main() -> None:
-    name, cookie, epmd_port, loop, *ticktime = sys.argv[1:]
+    name, cookie, epmd_port, loop, *others = sys.argv[1:]
+    ticktime, optfile = [*others, None, None][:2]
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-        runner.run(run(name, cookie, int(epmd_port), float(ticktime[0]) if ticktime else 60.0))
+        runner.run(run(name, cookie, int(epmd_port), float(ticktime or 60.0), optfile))
 
 
 if __name__ == "__main__":

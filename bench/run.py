@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names = _chosen(options.only)
         python_loops = loops(options.loop)
-        with Setting(options.otp, options.busy_wait) as setting:
+        with Setting(options.otp, options.busy_wait, options.tls) as setting:
             samples, codec = _run(setting, [SCENARIOS[name] for name in names], python_loops, options)
             result = report.result(samples, options, codec)
     except (BenchError, PeerDied) as error:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(report.table(result))
     report.save(result, ROOT / "bench/results/last.json")
-    if options.chart is None and not options.only and not options.quick:
+    if options.chart is None and not options.only and not options.quick and not options.tls:
         options.chart = ROOT / "docs/performance.svg"
     if options.chart:
         options.chart.write_text(chart.svg(result), encoding="utf-8")
@@ -69,6 +69,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-busy-wait", dest="busy_wait", action="store_false", help="schedulers of Erlang do not spin"
     )
+    parser.add_argument("--tls", action="store_true", help="all of them over TLS (1.3), with certificates both ways")
     parser.add_argument("--seed", type=int, default=None, help="of the random order")
     parser.add_argument(
         "--chart", type=Path, metavar="FILE", help="draw the ratios, as SVG (a whole run: docs/performance.svg)"

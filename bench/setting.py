@@ -88,6 +88,7 @@ class PythonNode:
     def __init__(self, setting: Setting, name: str, loop: str, ticktime: float) -> None:
         self.name, self.loop = name, loop
         arguments = [name, setting.cookie, str(setting.epmd.port), loop, str(ticktime)]
+        arguments += [] if setting.optfile is None else [str(setting.optfile)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.measured", *arguments],
             stdin=subprocess.PIPE,
@@ -128,7 +129,7 @@ class PythonNode:
 class Setting:
     """Use it as a context manager; nodes that it starts may be used as such, too, to end them sooner."""
 
-    def __init__(self, release: int, busy_wait: bool = True) -> None:
+    def __init__(self, release: int, busy_wait: bool = True, tls: bool = False) -> None:
         try:
             self.otp: Otp = find_otp(release)
             self.otp.command("erlc")
@@ -136,6 +137,9 @@ class Setting:
             raise BenchError(f"{error}\n(the yardstick is Erlang itself: without it nothing can be measured)") from None
         self.cookie = secrets.token_hex(8)
         self.busy_wait = busy_wait
+        self._tls = tls
+        self.optfile: Path | None = None  # of TLS, as a Python node reads it
+        self._tls_flags: list[str] = []
         self._ending = ExitStack()
         self._pythons: list[PythonNode] = []
         self._names = 0
@@ -145,6 +149,8 @@ class Setting:
             self._directory = self.otp.make_directory()
             self._ending.callback(shutil.rmtree, self._directory, ignore_errors=True)
             self._compile()
+            if self._tls:
+                self._make_certificates()
             self.epmd = self._ending.enter_context(Epmd(self.otp))
         except BaseException:
             self._ending.close()
@@ -166,6 +172,19 @@ class Setting:
         if done.returncode:
             raise BenchError(f"erlc of OTP {self.otp.release} failed:\n{done.stdout}{done.stderr}")
 
+    def _make_certificates(self) -> None:
+        from beamnode.cli.certs import Authority, optfile_text
+
+        directory, authority = self._directory, Authority.new()
+        names = ("node.pem", "node-key.pem", "ca.pem")
+        for name, pem in zip(names, [*authority.issue("127.0.0.1", "bench"), authority.pem], strict=True):
+            (directory / name).write_bytes(pem)
+        self.optfile, theirs = directory / "python.conf", directory / "erlang.conf"
+        inside = [Path(self.otp.inside(directory / name)) for name in names]
+        theirs.write_text(optfile_text(*inside))
+        self.optfile.write_text(optfile_text(*(directory / name for name in names)))
+        self._tls_flags = ["-proto_dist", "inet_tls", "-ssl_dist_optfile", self.otp.inside(theirs)]
+
     def new_name(self, kind: str) -> str:
         self._names += 1
         return f"{kind}{self._names}@127.0.0.1"
@@ -178,7 +197,7 @@ class Setting:
             self.new_name(kind),
             cookie=self.cookie,
             epmd_port=self.epmd.port,
-            extra_args=["-pa", self.otp.inside(self._directory), *spin, *extra],
+            extra_args=["-pa", self.otp.inside(self._directory), *spin, *self._tls_flags, *extra],
         )
         return self._ending.enter_context(node)
 

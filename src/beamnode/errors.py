@@ -127,6 +127,10 @@ class NetTickTimeout(NetworkError):
     reason = "net_tick_timeout"
 
 
+class TlsError(NetworkError):
+    """TLS was not agreed on, or one side does not accept the certificate of the other."""
+
+
 class EpmdError(NetworkError):
     """epmd does not answer, or not as it should."""
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from support_certs import Certificates
 from support_loops import LOOPS, Run
 
 
@@ -19,3 +20,8 @@ def run(request: pytest.FixtureRequest) -> Run:
             return runner.run(main)
 
     return run_on_loop
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from beamnode.errors import BeamnodeError, CookieMismatch, LimitExceeded, SetupTimeout, UsageError
+from beamnode.errors import BeamnodeError, CookieMismatch, LimitExceeded, ProtocolError, SetupTimeout, UsageError
 from beamnode.limits import Limits
 from beamnode.wire.flags import DEFAULT
 from beamnode.wire.handshake import Accept, Acceptor, Established, Initiator, PeerNamed, PeerProved, State
@@ -158,6 +158,18 @@ def test_a_frame_may_be_as_long_as_the_limit_and_no_longer(
         machine.receive_data((MAX + 1).to_bytes(length_bytes, "big"), now=0.0)
     assert caught.value.limit == "handshake_frame_bytes_max"
     assert machine.state is State.ENDED
+
+
+@pytest.mark.parametrize("make", [initiator, acceptor])
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x15\x03\x03\0\x02\x02\x0a"])
+def test_a_peer_that_speaks_tls_is_told_from_what_it_says_first(
+    make: type[Initiator] | type[Acceptor], data: bytes
+) -> None:
+    with pytest.raises(ProtocolError, match="speaks TLS, and this connection is plain TCP"):
+        make().receive_data(data, now=0.0)  # type: ignore[call-arg]
+    machine = make(length_bytes=4)  # type: ignore[call-arg]
+    with pytest.raises(LimitExceeded):
+        machine.receive_data(data, now=0.0)
 
 
 def test_a_name_as_long_as_the_limit() -> None:

@@ -27,6 +27,7 @@ COMMANDS = (
     "beamnode.cli.names",
     "beamnode.cli.ping",
     "beamnode.cli.rpc",
+    "beamnode.cli.certs",
     "beamnode.cli.demo",
 )
 

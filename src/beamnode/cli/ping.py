@@ -6,9 +6,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from beamnode.cli.carrier import add_carrier_arguments, carrier_of
 from beamnode.cli.main import cookie
 
 if TYPE_CHECKING:
+    from beamnode.carriers.base import Carrier
     from beamnode.cli.main import Subparsers
     from beamnode.node.cookie import Cookie
 
@@ -28,6 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for an answer (default: 10)"
     )
+    add_carrier_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,12 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Ping, print, leave."""
     from beamnode.loops import run as run_loop
 
-    answer, why = run_loop(_ping(arguments.node, arguments.cookie, arguments.timeout))
+    answer, why = run_loop(_ping(arguments.node, arguments.cookie, arguments.timeout, carrier_of(arguments)))
     print(answer if why is None else f"{answer}: {why}")
     return 0 if why is None else EXIT_PANG
 
 
-async def _ping(target: str, cookie: Cookie | None, timeout: float) -> tuple[str, str | None]:
+async def _ping(target: str, cookie: Cookie | None, timeout: float, carrier: Carrier | None) -> tuple[str, str | None]:
     import asyncio
     import logging
 
@@ -51,7 +54,8 @@ async def _ping(target: str, cookie: Cookie | None, timeout: float) -> tuple[str
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
     logging.getLogger("beamnode").propagate = False
     discovery = Epmd.from_environment()
-    async with Node(own_name(target, "ping"), cookie=cookie, listen=False, discovery=discovery) as node:
+    name = own_name(target, "ping", carrier)
+    async with Node(name, cookie=cookie, listen=False, discovery=discovery, carrier=carrier) as node:
         try:
             async with asyncio.timeout(timeout):
                 if await node.ping(target) is a.pong:
@@ -62,15 +66,19 @@ async def _ping(target: str, cookie: Cookie | None, timeout: float) -> tuple[str
         return "pang", str(error) if error is not None else f"{target} is connected, but its net_kernel does not answer"
 
 
-def own_name(target: str, prefix: str) -> str:
-    """A name of the target's domain, short or long, that no other node has."""
+def own_name(target: str, prefix: str, carrier: Carrier | None = None) -> str:
+    """A name of the target's domain, short or long, that no other node has, and that fits this node's certificate."""
     import secrets
 
     from beamnode.errors import NodeNameError
-    from beamnode.node.names import NodeName, full_host_name, short_host_name
+    from beamnode.node.names import NodeName, full_host_name, is_long_host, short_host_name
 
     alive = f"{prefix}_{os.getpid()}_{secrets.token_hex(4)}"
-    if not NodeName.parse(target).long:
+    long = NodeName.parse(target).long
+    for host in getattr(carrier, "own_hosts", ()):
+        if is_long_host(host) is long:
+            return f"{alive}@{host}"
+    if not long:
         return f"{alive}@{short_host_name()}"
     try:
         return f"{alive}@{full_host_name()}"

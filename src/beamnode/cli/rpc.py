@@ -6,6 +6,7 @@ import argparse
 import ast
 from typing import TYPE_CHECKING, Any
 
+from beamnode.cli.carrier import add_carrier_arguments, carrier_of
 from beamnode.cli.main import cookie
 from beamnode.errors import NetworkError, UsageError
 
@@ -36,6 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for the result (default: 10)"
     )
+    add_carrier_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,10 +67,12 @@ async def _rpc(arguments: argparse.Namespace) -> Any:
 
     logging.getLogger("beamnode").addHandler(logging.NullHandler())  # the reason is printed: once is enough
     logging.getLogger("beamnode").propagate = False
+    carrier = carrier_of(arguments)
     node = Node(
-        own_name(arguments.node, "rpc"),
+        own_name(arguments.node, "rpc", carrier),
         cookie=arguments.cookie,
         listen=False,
+        carrier=carrier,
         discovery=Epmd.from_environment(),
         policy="nothing",
         strings=True,

@@ -18,7 +18,8 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "run",
-        usage="%(prog)s [-h] [--name N@HOST | --sname N] [--cookie C] [--hidden] [--stay] FILE_OR_MODULE [ARG ...]",
+        usage="%(prog)s [-h] [--name N@HOST | --sname N] [--cookie C] [--hidden] [--stay] "
+        "[--proto-dist PROTO] [--ssl-dist-optfile FILE] FILE_OR_MODULE [ARG ...]",
         help="run a program as a node",
         description="Start a node, run a Python program as one of its processes, and stop the node when the program "
         "ends. The program is run as __main__, as python does it; the names of beamnode.sync (send, receive, spawn, "

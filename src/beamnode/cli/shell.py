@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from beamnode.cli.carrier import add_carrier_arguments, carrier_of
 from beamnode.cli.main import cookie
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
     names.add_argument("--sname", metavar="N", help="a short name, N or N@HOST without a dot (default: some name)")
     parser.add_argument("--cookie", type=cookie, metavar="C", help="default: the one in ~/.erlang.cookie")
     parser.add_argument("--hidden", action="store_true", help="connect without becoming part of the mesh")
+    add_carrier_arguments(parser)
 
 
 def node_options(arguments: argparse.Namespace, prefix: str) -> dict[str, Any]:
@@ -56,7 +58,9 @@ def node_options(arguments: argparse.Namespace, prefix: str) -> dict[str, Any]:
         name = NodeName.parse(arguments.sname or f"{prefix}_{secrets.token_hex(3)}", long=False)
     if arguments.name or arguments.sname:
         _check_resolvable(name.host, str(name))
-    return {"name": name.atom, "cookie": arguments.cookie, "hidden": arguments.hidden}
+    options = {"name": name.atom, "cookie": arguments.cookie, "hidden": arguments.hidden}
+    carrier = carrier_of(arguments)
+    return options if carrier is None else options | {"carrier": carrier}
 
 
 def _check_resolvable(host: str, name: str) -> None:

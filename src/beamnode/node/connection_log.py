@@ -19,6 +19,7 @@ from beamnode.errors import (
     PeerError,
     ProtocolError,
     SetupTimeout,
+    TlsError,
 )
 from beamnode.etf import Atom
 from beamnode.etf.terms import on_one_line
@@ -35,8 +36,8 @@ log = logging.getLogger("beamnode.connection")
 # What the audit log has of handshakes that fail, dialled ones and others: not those that lose against one of the other
 # direction.
 _REFUSALS: Final = {
-    True: (CookieMismatch, NotAllowedByPeer),
-    False: (CookieMismatch, ProtocolError, LimitExceeded, SetupTimeout),
+    True: (CookieMismatch, NotAllowedByPeer, TlsError),
+    False: (CookieMismatch, ProtocolError, LimitExceeded, SetupTimeout, TlsError),
 }
 
 
@@ -80,7 +81,7 @@ class ConnectionLog:
         level = logging.INFO
         if isinstance(cause, CookieMismatch):
             level = logging.ERROR
-        elif isinstance(cause, PeerError | SetupTimeout | NodeNameError):
+        elif isinstance(cause, PeerError | SetupTimeout | TlsError | NodeNameError):
             level = logging.WARNING
         if level > logging.INFO and session is not None and not self._is_said(session):
             level = logging.DEBUG
@@ -89,7 +90,7 @@ class ConnectionLog:
     def stranger(self, session: Session, cause: BeamnodeError) -> None:
         """Who never said a name has gone."""
         level = logging.DEBUG
-        if isinstance(cause, PeerError | SetupTimeout) and self._is_said(session):
+        if isinstance(cause, PeerError | SetupTimeout | TlsError) and self._is_said(session):
             level = logging.WARNING
         log.log(level, "closed a connection that did not become a node: %s", on_one_line(str(cause)))
 

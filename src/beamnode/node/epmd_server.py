@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import assert_never, cast
 
-from beamnode.carriers.transport import stop_accepting
 from beamnode.errors import EpmdError, PeerError
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node.epmd_ask import IPV4_LOOPBACK, IPV6_LOOPBACK, reason_of
@@ -139,7 +138,7 @@ class EpmdServer:
         if self._leave_timer is not None:
             self._leave_timer.cancel()
         for server in self._servers:
-            stop_accepting(server)
+            _stop_accepting(server)
         for listener in self._listeners:
             with contextlib.suppress(OSError):  # refuse from now on: who reads the answer to a KILL_REQ may count on it
                 listener.shutdown(socket.SHUT_RDWR)
@@ -288,3 +287,16 @@ def _peer_is_local(transport: asyncio.BaseTransport) -> bool:
     if not peer or not own:
         return False
     return ip_address(peer[0]).is_loopback or peer[0] == own[0]
+
+
+def _stop_accepting(server: asyncio.Server) -> None:
+    """Accept nothing more; close the server a turn of the loop later.
+
+    A connection that was accepted in this turn becomes a transport in the next one, and for that asyncio needs the
+    server still open: otherwise it drops the socket without closing it.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        # Loops that do not tell of descriptors, and uvloop, which has those of its servers to itself.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            loop.remove_reader(listening.fileno())

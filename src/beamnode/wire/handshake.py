@@ -204,7 +204,8 @@ class Initiator(Machine[FromAcceptor, InitiatorEvent]):
             case Input.STATUS_NOT_ALLOWED:
                 raise NotAllowedByPeer(
                     f"{self._peer} does not allow this node: it demands a distribution flag that this node does not "
-                    "offer, or allows only some names (net_kernel:allow/1 over there)"
+                    "offer, or allows only some names (net_kernel:allow/1 over there; over TLS, those of hosts that "
+                    "this node's certificate is for)"
                 )
             case Input.STATUS_NOK:
                 raise RefusedByPeer(

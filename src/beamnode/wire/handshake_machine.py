@@ -201,6 +201,11 @@ class Machine(Generic[Frame, Event]):
         start = self._length_bytes
         if len(self._buffer) < start:
             return None
+        if start == 2 and self._buffer.startswith((b"\x16\x03", b"\x15\x03")):  # as lengths they were too much
+            raise ProtocolError(
+                f"{self._peer} speaks TLS, and this connection is plain TCP: both nodes need TLS (Tls(...), "
+                "-proto_dist inet_tls), or neither"
+            )
         length = int.from_bytes(self._buffer[:start], "big")
         if length > self._limits.handshake_frame_bytes_max:
             raise self._too_much(f"a handshake frame of {length} bytes")
