@@ -1,6 +1,7 @@
 """beamnode: a Python process as a node of Erlang's distribution."""
 
 from beamnode.carriers.tcp import Tcp, Tcp6
+from beamnode.carriers.tls import Tls, Tls6
 from beamnode.carriers.unix import Unix
 from beamnode.errors import (
     BeamnodeError,
@@ -27,6 +28,7 @@ from beamnode.errors import (
     SetupTimeout,
     SpawnError,
     Throw,
+    TlsError,
     UsageError,
 )
 from beamnode.etf import (
@@ -223,6 +225,9 @@ __all__ = [
     "Throw",
     "Timeout",
     "Timer",
+    "Tls",
+    "Tls6",
+    "TlsError",
     "Unix",
     "UpdateTimeout",
     "UsageError",
