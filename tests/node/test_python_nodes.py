@@ -241,6 +241,7 @@ async def count() -> None:
     send(sender, (a.counted, COUNT))
 
 
+@pytest.mark.one_python
 def test_a_binary_of_100_megabytes_both_ways_and_the_connection_is_still_up_ticks_later() -> None:
     async def main(cluster: Cluster) -> None:
         async with cluster.node(net_ticktime=4) as one, cluster.node(net_ticktime=4) as two:

@@ -76,6 +76,7 @@ async def start_in_memory(*nodes: Node) -> None:
         node._discovery.nodes[node.name.name] = node.listen_address  # type: ignore[index]
 
 
+@pytest.mark.one_python
 def test_over_memory(order: str) -> None:
     async def main(_: Cluster) -> None:
         one, two = in_memory()

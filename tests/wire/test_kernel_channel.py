@@ -246,6 +246,7 @@ def test_sequences_that_announce_4_gib_each(half: tuple[Any, Any]) -> None:
         there.deliver(first(5000, 2, CONTROL), Inbox())
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("announced", [b"m\x7f\xff\xff\xff", b"l\0\x7f\xff\xff", b"h\2m\0\1\0\0"], ids=["m", "l", "h"])
 def test_two_hundred_thousand_fragments_of_a_byte(half: tuple[Any, Any], announced: bytes) -> None:
     there = inbound(half)
