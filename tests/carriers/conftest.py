@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from support_certs import Certificates
 from support_loops import LOOPS, Run
+
+from support_certs import Certificates
 
 
 @pytest.fixture(params=LOOPS)
