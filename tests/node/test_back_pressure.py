@@ -376,7 +376,7 @@ def test_services_go_on_serving_others() -> None:
         world.stall()
         spawn(with_send_wait, world.to, a.one, 200)
         await until(lambda: is_busy(near))
-        for process in near._service_processes.values():
+        for process in near._service_processes.all:
             near.runtime.send(process, world.to, PIECE)
             near.runtime.send(process, world.to, PIECE)
             assert process.body.held_by == ()

@@ -48,11 +48,13 @@ from beamnode.node.functions import (
     whereis,
 )
 from beamnode.node.guard import NEEDED_NAMES, Guard, Signal
-from beamnode.node.node import Node, NodeOptions, Service
+from beamnode.node.node import Node
+from beamnode.node.options import NodeOptions
 from beamnode.node.reasons import reason_of, stack_of
 from beamnode.node.receiving import receive
 from beamnode.node.reports import error_text, from_users_code, reason_text, report_text
 from beamnode.node.routes import Carriers, Route
+from beamnode.node.service_processes import Service
 from beamnode.node.spawning import Refused, run_asked
 from beamnode.node.tagged import TaggedMessages, receive_tagged
 from beamnode.node.workers import RaisedElsewhere

@@ -8,10 +8,9 @@ import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from beamnode.carriers.base import Listener
 from beamnode.core.connections import AutoConnect, NodesKind
@@ -38,56 +37,23 @@ from beamnode.node.exposed import (
 )
 from beamnode.node.guard import Gate, Guard
 from beamnode.node.names import NodeName, check_compatible
-from beamnode.node.network import Network, NetworkOptions
+from beamnode.node.network import Network
+from beamnode.node.options import Name, network_options
 from beamnode.node.routes import Carriers, Listening, Route, routes_of, settled
 from beamnode.node.runtime import Runtime, to_atom
+from beamnode.node.service_processes import Service, ServiceProcesses
 from beamnode.node.spawning import Spawner
 from beamnode.node.workers import Workers
 from beamnode.wire.handshake_machine import Secret
 
 log = logging.getLogger("beamnode.node")
 
-SERVICE_PAUSE_SECONDS = 0.1  # before a service that has ended is started again
 STOP_SECONDS = 5.0  # what stopping waits for: bytes to leave, bodies to end
 
-Name = Atom | str
 Options = list[Any]  # of a spawn, as terms; named here because `list` is a method below
 Call = tuple[Atom, Atom, list[Any]]
 Result = TypeVar("Result")
 Target = TypeVar("Target")
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A process that every node runs under a well-known name; restarted when it crashes."""
-
-    name: str
-    run: Callable[[Node], Coroutine[Any, Any, None]]
-
-
-class NodeOptions(TypedDict, total=False):
-    """The options of `Node`, which explains them."""
-
-    cookie: str | bytes | Atom | Cookie | None
-    hidden: bool
-    carrier: Carriers | None
-    listen: bool
-    discovery: Discovery | None
-    dist_auto_connect: AutoConnect | str
-    net_ticktime: float
-    net_tickintensity: int
-    net_setuptime: float
-    blocked_warning: float | None
-    dist_buf_busy_limit: int
-    strings: bool
-    limits: Limits
-    policy: Policy | PolicyHook | str
-    guard: Guard | None
-    allowed: Sequence[Name] | None
-    cookies: Mapping[Name, str | bytes | Atom | Cookie] | None
-    call_threads: int | None
-    call_processes: int | None
-    handle_sigterm: bool
 
 
 class Node:
@@ -168,14 +134,14 @@ class Node:
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm
         self._terminated = False  # by SIGTERM
-        self._options = NetworkOptions(
+        self._options = network_options(
             hidden=hidden or not listen,
-            dist_auto_connect=_auto_connect(dist_auto_connect),
-            net_ticktime=_positive("net_ticktime", net_ticktime),
-            net_tickintensity=_tick_intensity(net_tickintensity),
-            net_setuptime=_positive("net_setuptime", net_setuptime),
-            blocked_warning=None if blocked_warning is None else _positive("blocked_warning", blocked_warning),
-            dist_buf_busy_limit=_busy_limit(dist_buf_busy_limit),
+            dist_auto_connect=dist_auto_connect,
+            net_ticktime=net_ticktime,
+            net_tickintensity=net_tickintensity,
+            net_setuptime=net_setuptime,
+            blocked_warning=blocked_warning,
+            dist_buf_busy_limit=dist_buf_busy_limit,
             strings=strings,
         )
         self._audit = Audit(self._name)
@@ -187,7 +153,7 @@ class Node:
         self._runtime: Runtime | None = None
         self._network: Network | None = None
         self._listening: Listening | None = None
-        self._service_processes: dict[str, Process] = {}
+        self._service_processes: ServiceProcesses | None = None
         self._block: BlockBody | None = None
         self._outer: Body | None = None
         self._lender: Process | None = None  # in whose name the node spawns when no process of its own is current
@@ -302,40 +268,8 @@ class Node:
             self._identities.renew(creation)
         network.join(self._runtime, creation)
         self._network = network
-        self._service_processes = {}
-        for service in self._services:
-            self._start_service(service)
+        self._service_processes = ServiceProcesses(self, self._runtime, self._services)
         log.info("node %s is up, listening on %s", self._name, self.listen_addresses() or "nothing")
-
-    def _start_service(self, service: Service) -> None:
-        """Its process, and another one when that ends: any peer may send it an exit signal `kill`."""
-        runtime = self._required_runtime()
-        try:
-            process = runtime.spawn(self._serve, (service,), name=Atom(service.name))
-        except UsageError as error:
-            log.error("service %s of node %s cannot be started: %s", service.name, self._name, error)
-            return
-        process.body.async_dist = True  # one peer that does not read is no reason not to serve others
-        process.trap_exit = True  # a process that is linked to it does not take it along
-        self._service_processes[service.name] = process
-        task = process.body.task
-        task.add_done_callback(
-            lambda _: runtime.loop.call_later(SERVICE_PAUSE_SECONDS, self._start_again, service, process)
-        )
-
-    def _start_again(self, service: Service, ended: Process) -> None:
-        if self._service_processes.get(service.name) is ended:  # not when the node has stopped meanwhile
-            log.warning("service %s of node %s has ended, and is started again", service.name, self._name)
-            self._start_service(service)
-
-    async def _serve(self, service: Service) -> None:
-        try:
-            await service.run(self)
-        except ProcessExit:
-            raise
-        except Exception:
-            log.exception("service %s of node %s failed", service.name, self._name)
-            raise ProcessExit(a.error) from None
 
     async def stop(self) -> bool:
         """Leave: close every connection, the port, and the name. False when it is stopped already.
@@ -346,10 +280,10 @@ class Node:
             network, self._network = self._up(), None
             if network is None or self._runtime is None:
                 return False
-            services, self._service_processes = self._service_processes, {}
+            services, self._service_processes = self._service_processes, None
             listening, self._listening = self._listening, None
-            for process in services.values():
-                self._runtime.end(process, a.shutdown)
+            if services is not None:
+                services.end()
             async with AsyncExitStack() as steps:  # the last one first; each is taken, even if this task is cancelled
                 if listening is not None:
                     steps.push_async_callback(listening.close)
@@ -444,7 +378,7 @@ class Node:
     async def _end_processes(self) -> None:
         """End every process but the services, and wait (a while) for their code to end."""
         runtime = self._required_runtime()
-        services = set(self._service_processes.values())
+        services = set[Process]() if self._service_processes is None else self._service_processes.all
         ends: dict[asyncio.Future[Any], Process] = {}
         for process in runtime.signals.processes():
             if process in services:
@@ -723,28 +657,3 @@ def _completed(node: Name) -> Atom:
     """A node that a program named: with the host of this machine, where it gave none."""
     atom = to_atom(node)
     return atom if "@" in atom.name else NodeName.parse(atom).atom
-
-
-def _auto_connect(policy: AutoConnect | str) -> AutoConnect:
-    try:
-        return AutoConnect(policy)
-    except ValueError:
-        raise UsageError(f"dist_auto_connect is 'always', 'once' or 'never', not {policy!r}") from None
-
-
-def _positive(what: str, seconds: float) -> float:
-    if not seconds > 0:
-        raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
-    return float(seconds)
-
-
-def _busy_limit(value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1024:
-        raise UsageError(f"dist_buf_busy_limit is a number of bytes, 1024 or more, not {value!r}")
-    return value
-
-
-def _tick_intensity(intensity: int) -> int:
-    if not 4 <= intensity <= 1000:
-        raise UsageError(f"net_tickintensity must lie in 4..1000, not {intensity!r}")
-    return intensity
