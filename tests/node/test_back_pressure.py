@@ -30,8 +30,7 @@ from beamnode import (
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import BusyError
 from beamnode.etf import implementation
-from beamnode.node import async_dist, pressure, send_nosuspend
-from beamnode.node.node import NodeOptions
+from beamnode.node import NodeOptions, async_dist, pressure, send_nosuspend
 from beamnode.otp import gen
 from beamnode.services.net_control import ConnectionInfo
 
