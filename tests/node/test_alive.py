@@ -252,7 +252,8 @@ async def warned(caplog: pytest.LogCaptureFixture, node: Node) -> tuple[str, str
     """Who and where, of the one warning, behind which there is the stack (for debugging) and a word about the end."""
     await until(lambda: any(" goes on" in record.getMessage() for record in caplog.records))
     await asyncio.sleep(2 * BOUND)  # there is no other one
-    records = [record for record in caplog.records if record.levelno in (logging.DEBUG, logging.WARNING)]
+    ours = [record for record in caplog.records if record.name == "beamnode.node"]  # asyncio warns too, if it debugs
+    records = [record for record in ours if record.levelno in (logging.DEBUG, logging.WARNING)]
     texts = [record.getMessage() for record in records]
     caplog.clear()
     first, stack, last = texts

@@ -460,7 +460,7 @@ def test_small_messages_pass_the_rest_of_a_large_one() -> None:
         await asyncio.sleep(0.05)
         world.heal()
         await until(lambda: len(world.got) == 101)
-        assert world.got[:100] == list(range(100))
+        assert sorted(world.got[:100]) == list(range(100))  # of a hundred processes, in any order
         assert world.got[100] == (a.large, bytes(8_000_000))
 
     play(main)
@@ -485,7 +485,7 @@ def test_what_a_process_sends_after_its_large_message_comes_after_it() -> None:
         await until(lambda: len(world.got) == 54)
         mine = [got if isinstance(got, tuple) else (got,) for got in world.got]
         assert [got[0] for got in mine if got[0] is not a.new_too] == [a.large, a.new_atom, a.second, a.last]
-        assert [got[1] for got in mine if got[0] is a.new_too] == list(range(50))
+        assert sorted(got[1] for got in mine if got[0] is a.new_too) == list(range(50))
 
     play(main)
 
