@@ -35,6 +35,7 @@ class TestMemory(CarrierContract):
         return True
 
 
+@pytest.mark.one_python
 class TestMemoryOnOneHost(TestMemory):
     def site(self) -> Site:
         carrier = MemoryNetwork().carrier("here")

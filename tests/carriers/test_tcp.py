@@ -97,6 +97,7 @@ class TestTcp6(TcpContract):
 
 
 @needs_ipv6
+@pytest.mark.one_python
 class TestTcp6OnUvloop(TestTcp6):
     new_loop = staticmethod(LOOPS["uvloop"])
 

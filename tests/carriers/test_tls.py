@@ -95,6 +95,7 @@ class TestTls(CarrierContract):
         self.run_main(main())
 
 
+@pytest.mark.one_python
 class TestTlsOnUvloop(TestTls):
     new_loop = staticmethod(LOOPS["uvloop"])
 

@@ -57,6 +57,7 @@ class TestUnix(CarrierContract):
             yield self.site(), 0
 
 
+@pytest.mark.one_python
 class TestUnixOnUvloop(TestUnix):
     new_loop = staticmethod(LOOPS["uvloop"])
 

@@ -9,13 +9,6 @@ import pytest
 from beamnode.etf import codec, codec_python
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whether the Python codec keeps references does not depend on the version of Python."""
-    for item in items:
-        if item.path.name == "test_kernel_leaks.py" and item.callspec.params.get("kernel") == "python":  # type: ignore[attr-defined]
-            item.add_marker("one_python")
-
-
 @pytest.fixture(params=list(codec.KERNELS), autouse=True, scope="module")
 def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     """The face of `codec`, with that kernel under it. Tests call `codec.encode` and the rest through the module."""

@@ -95,6 +95,7 @@ def self_pid() -> Pid:
     return self()
 
 
+@pytest.mark.one_python
 def test_they_meet_and_exchange_terms_and_a_large_binary() -> None:
     async def main(cluster: Cluster) -> None:
         async with cluster.node(net_ticktime=4) as node, Program(cluster, "other") as other:

@@ -12,7 +12,7 @@ from test_python_nodes_cluster import HOST, Cluster, expect, nothing_comes, play
 from beamnode import Node, StaticPorts, a, receive, register, self, send
 from beamnode.carriers.memory import MemoryNetwork
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.one_python]
 
 TIMES = int(os.environ.get("BEAMNODE_TIMES", "1000"))
 
@@ -76,7 +76,6 @@ async def start_in_memory(*nodes: Node) -> None:
         node._discovery.nodes[node.name.name] = node.listen_address  # type: ignore[index]
 
 
-@pytest.mark.one_python
 def test_over_memory(order: str) -> None:
     async def main(_: Cluster) -> None:
         one, two = in_memory()
