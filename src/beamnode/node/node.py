@@ -164,6 +164,8 @@ class Node:
         self._routes = routes_of(carrier)
         self._listens = listen
         self._discovery = discovery
+        if not isinstance(limits, Limits):
+            raise UsageError(f"limits is a Limits(...), not {limits!r}")
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm
@@ -733,7 +735,7 @@ def _auto_connect(policy: AutoConnect | str) -> AutoConnect:
 
 
 def _positive(what: str, seconds: float) -> float:
-    if not seconds > 0:
+    if not isinstance(seconds, int | float) or not seconds > 0:
         raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
     return float(seconds)
 
