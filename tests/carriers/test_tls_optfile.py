@@ -114,7 +114,8 @@ def test_every_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ("{signature_algs, []}", "server: option signature_algs cannot be honoured here"),
+        ("{signature_algs, []}", "server: option signature_algs cannot be honoured here; leave it out"),
+        ('{cacertfiel, "ca.pem"}', "server: option cacertfiel cannot be honoured here; is cacertfile meant?"),
         ("{crl_check, peer}", "server: crl_check cannot be honoured here"),
         ("{verify_fun, {fun mydist:verify/3, []}}", "no function of Erlang can be called here (fun mydist:verify/3)"),
         ("{verify, true}", "verify must be verify_peer or verify_none"),

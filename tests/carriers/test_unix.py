@@ -482,3 +482,8 @@ with asyncio.Runner() as runner:
         await listener.close()
 
     asyncio.run(main())
+
+
+def test_a_mode_is_a_number(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mode is that of a file, as 0o600, not '0600'"):
+        Unix(tmp_path, mode="0600")  # type: ignore[arg-type]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_python_nodes_cluster import HOST, Cluster, play, until
 
-from beamnode import Epmd, FixedPort, Node, NotAllowedByPeer, Route, StaticPorts, Tcp, UsageError, a
+from beamnode import CookieError, Epmd, FixedPort, Node, NotAllowedByPeer, Route, StaticPorts, Tcp, UsageError, a
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.node.epmd_server import EpmdServer, open_listeners
 
@@ -87,12 +88,27 @@ def test_a_route_that_cannot_listen_leaves_nothing_open() -> None:
     [
         ([], "a node without a carrier reaches nobody; to listen on none, give listen=False"),
         (Tcp, r"a carrier is an object such as Tcp\(...\)"),
-        ("tcp", "a carrier is an object"),
+        ("tcp", r"a carrier is an object .*, not 'tcp'"),
+        (Route("tcp"), r"a carrier is an object .*, not 'tcp'"),  # type: ignore[arg-type]
+        (SimpleNamespace(name="mine", listen=1, by_name=True), "it has no handshake_length_bytes, no dial"),
     ],
 )
 def test_what_is_no_carrier(carrier: Any, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         Node("n@h", cookie="c", carrier=carrier)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"limits": {"connections_max": 5}}, UsageError, "limits is a Limits"),
+        ({"cookies": ["a@h"]}, CookieError, "cookies is a dict"),
+        ({"net_ticktime": "60"}, UsageError, "net_ticktime must be more than 0 s, not '60'"),
+    ],
+)
+def test_options_of_another_kind(options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        Node("n@h", **({"cookie": "c"} | options))
 
 
 def test_a_node_that_listens_on_nothing_has_a_creation() -> None:

@@ -47,6 +47,25 @@ def test_what_is_read_on_both_sides(certificates: Certificates, caplog: pytest.L
     play(main)
 
 
+def test_each_reason_of_one_host_is_read(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has mended one mistake sees the next one in the log, though it is the same minute."""
+
+    async def main(cluster: Cluster) -> None:
+        async with cluster.node("good", carrier=certificates.tls()) as good:
+            for name in ("stranger", "stranger", "expired"):
+                client = certificates.options(name)
+                async with cluster.node(name, carrier=certificates.tls(client=client)) as bad:
+                    assert await bad.connect(good.name) is False
+            await until(lambda: "its certificate has expired" in refusals(caplog))
+            assert refusals(caplog).count("was not issued by a CA") == 1
+
+    def refusals(caplog: pytest.LogCaptureFixture) -> str:
+        lines = [record.getMessage() for record in caplog.records if record.name == "beamnode.audit"]
+        return "\n".join(line for line in lines if line.startswith("refused connection from"))
+
+    play(main)
+
+
 def test_a_name_that_is_not_of_the_certificate_is_refused(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,7 +87,9 @@ def _options(given: list[Any], who: str) -> dict[str, Any]:
         elif name == "verify_fun":
             _check_verify_fun(value, who)
         elif name not in _READ:
-            raise UsageError(f"{who}: option {name} cannot be honoured here; leave it out, or give Tls an SSLContext")
+            meant = get_close_matches(name, _READ, 1, 0.85)
+            advice = f"is {meant[0]} meant?" if meant else "leave it out, or give Tls an SSLContext"
+            raise UsageError(f"{who}: option {name} cannot be honoured here; {advice}")
         elif name not in options:  # the first one counts
             options[name] = _READ[name](name, value, who)
     return {name: value for name, value in options.items() if value is not _NOTHING}

@@ -27,7 +27,8 @@ _REFUSED: Final = {
 # What the peer did not accept: its alert, which OpenSSL gives as a reason.
 _ALERTS: Final = {
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the CA of this node's certificate: put that CA into its cacertfile",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that this node's certificate has expired: renew it",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that this node's certificate has expired: renew it; or "
+    "compare the clocks: OTP says the same of one that is not valid yet",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "it says that this node's certificate was revoked",
     "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept this node's certificate: its log says why",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it cannot use this node's certificate (its key, or what it is made for)",

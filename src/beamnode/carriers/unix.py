@@ -60,6 +60,8 @@ class Unix:
         if allow_uids is not None and not hasattr(socket, "SO_PEERCRED"):
             raise UsageError("allow_uids: this system does not tell whose process a peer is")
         self.directory = os.path.abspath(os.fspath(directory))
+        if not isinstance(mode, int) or not 0 <= mode <= 0o777:
+            raise UsageError(f"mode is that of a file, as 0o600, not {mode!r}")
         self.mode = mode
         self.allow_uids = None if allow_uids is None else frozenset(allow_uids)
 

@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog="Names: Node, Process and sys as in iex; self, send, receive, spawn, link, ... of beamnode.sync. "
         "flush() shows what the shell was sent, i() the processes, pinfo(pid) one of them, tree() the supervisors; "
         "i(node) and tree(node) those of another node. Ctrl-C ends a wait or forgets a line, Ctrl-D leaves. "
-        "Exit status: 0, or 1 when the node could not start or CODE raised.",
+        "Exit status: 0, or 1 when the node could not start or CODE raised, or 143 after SIGTERM.",
     )
     add_node_arguments(parser)
     parser.add_argument("-c", dest="code", metavar="CODE", help="run CODE and leave")

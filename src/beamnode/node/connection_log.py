@@ -71,7 +71,7 @@ class ConnectionLog:
         if isinstance(cause, CookieMismatch):
             self.refused(session, session.peer_text, "it does not know the cookie")
         else:
-            self.refused(session, session.peer_text, str(cause), type(cause).__name__)
+            self.refused(session, session.peer_text, str(cause), _kind(cause))
 
     def failed(self, node: Atom, cause: BeamnodeError, session: Session | None = None) -> None:
         """There is no connection with `node`; `session` is the attempt that failed, if there was one.
@@ -83,25 +83,33 @@ class ConnectionLog:
             level = logging.ERROR
         elif isinstance(cause, PeerError | SetupTimeout | TlsError | NodeNameError):
             level = logging.WARNING
-        if level > logging.INFO and session is not None and not self._is_said(session):
+        if level > logging.INFO and session is not None and not self._is_said(session, cause):
             level = logging.DEBUG
         log.log(level, "no connection with %s: %s", on_one_line(node.name), on_one_line(str(cause)))
 
     def stranger(self, session: Session, cause: BeamnodeError) -> None:
         """Who never said a name has gone."""
         level = logging.DEBUG
-        if isinstance(cause, PeerError | SetupTimeout | TlsError) and self._is_said(session):
+        if isinstance(cause, PeerError | SetupTimeout | TlsError) and self._is_said(session, cause):
             level = logging.WARNING
         log.log(level, "closed a connection that did not become a node: %s", on_one_line(str(cause)))
 
-    def _is_said(self, session: Session) -> bool:
+    def _is_said(self, session: Session, cause: BeamnodeError) -> bool:
         """Whether a handshake that failed is worth a line: always if we dialled."""
         if session.outgoing:
             return True
-        unsaid = self._strangers.worth_a_line("handshake", session.peer_text)
+        unsaid = self._strangers.worth_a_line("handshake", f"{session.peer_text} {_kind(cause)}")
         if unsaid:
             log.warning("%d more handshakes have failed since the last line about one", unsaid)
         return unsaid is not None
+
+
+def _kind(cause: BeamnodeError) -> str:
+    """What is alike among handshakes that failed: of TLS by OpenSSL's reasons, as who mends one finds the next."""
+    reason = ""
+    if isinstance(cause, TlsError):
+        reason = getattr(cause.__cause__, "verify_message", "") or getattr(cause.__cause__, "reason", "")
+    return f"{type(cause).__name__} {reason}"
 
 
 def _connection_text(session: Session) -> str:

@@ -130,6 +130,8 @@ class Node:
         self._routes = routes_of(carrier)
         self._listens = listen
         self._discovery = discovery
+        if not isinstance(limits, Limits):
+            raise UsageError(f"limits is a Limits(...), not {limits!r}")
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm

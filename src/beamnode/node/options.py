@@ -76,7 +76,7 @@ def _auto_connect(policy: AutoConnect | str) -> AutoConnect:
 
 
 def _positive(what: str, seconds: float) -> float:
-    if not seconds > 0:
+    if not isinstance(seconds, int | float) or not seconds > 0:
         raise UsageError(f"{what} must be more than 0 s, not {seconds!r}")
     return float(seconds)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from beamnode.carriers.base import Address, Carrier, Listener
 from beamnode.carriers.tcp import Tcp
@@ -15,6 +15,8 @@ from beamnode.errors import UsageError
 from beamnode.node.epmd import Epmd
 from beamnode.node.epmd_discovery import Discovery, FixedRegistration, random_creation
 from beamnode.node.names import NodeName
+
+CARRIER_MEMBERS: Final = ("name", "handshake_length_bytes", "by_name", "listen", "dial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,21 @@ def routes_of(carriers: Carriers | None) -> tuple[Route, ...]:
     """What a program gave as `carrier`. Errors: UsageError."""
     if carriers is None:
         return ()
-    given = carriers if isinstance(carriers, Sequence) else (carriers,)
+    given = carriers if isinstance(carriers, Sequence) and not isinstance(carriers, str) else (carriers,)
     if not given:
         raise UsageError("carrier=[]: a node without a carrier reaches nobody; to listen on none, give listen=False")
-    return tuple(each if isinstance(each, Route) else Route(_checked(each)) for each in given)
+    routes = tuple(each if isinstance(each, Route) else Route(each) for each in given)
+    for route in routes:
+        _check(route.carrier)
+    return routes
 
 
-def _checked(carrier: Carrier) -> Carrier:
-    if isinstance(carrier, type) or not all(hasattr(carrier, member) for member in ("listen", "dial", "name")):
+def _check(carrier: Carrier) -> None:
+    lacking = [member for member in CARRIER_MEMBERS if not hasattr(carrier, member)]
+    if isinstance(carrier, type) or len(lacking) == len(CARRIER_MEMBERS):
         raise UsageError(f"a carrier is an object such as Tcp(...), or a Route(Tcp(...), to=...), not {carrier!r}")
-    return carrier
+    if lacking:
+        raise UsageError(f"{carrier!r} is no carrier: it has no {', no '.join(lacking)} (carriers/base.py)")
 
 
 def settled(routes: tuple[Route, ...], discovery: Discovery | None, name: NodeName) -> tuple[Route, ...]:
