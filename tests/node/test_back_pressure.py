@@ -30,10 +30,12 @@ from beamnode import (
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import BusyError
 from beamnode.etf import implementation
+from beamnode.limits import Limits
 from beamnode.node import async_dist, pressure, send_nosuspend
 from beamnode.node.node import NodeOptions
 from beamnode.otp import gen
 from beamnode.services.net_control import ConnectionInfo
+from beamnode.wire import control
 
 LIMIT = 64 * 1024
 PIECE = bytes(8 * 1024)
@@ -383,6 +385,26 @@ def test_services_go_on_serving_others() -> None:
         other = (world.other_to.node, near.name)
         assert await near.ping(other[0]) is a.pong
         assert await near.rpc(other[0], "erlang", "node", []) is other[0]
+
+    play(main)
+
+
+def test_what_a_peer_has_the_node_answer_holds_nobody() -> None:
+    """Else a peer that does not read could stop any process whose pid it has."""
+
+    async def main(world: World, near: Node) -> None:
+        server, peer = spawn(echo), world.to
+        world.stall()
+        spawn(with_send_wait, peer, a.one, 200)
+        await until(lambda: is_busy(near))
+        near.runtime.signals.set_limits(Limits(ties_per_peer_max=1), lambda *_: None)
+        records = [control.Link(peer, server), control.Link(world.watcher, server), control.UnlinkId(1, peer, server)]
+        for record in records:  # accepted, one too many, acknowledged
+            near.runtime.signals.handlers[type(record)](peer.node, record)
+        near.runtime.flush()
+        for number in range(3):
+            send(server, (self(), number))
+            assert await receive(timeout=5) == number
 
     play(main)
 

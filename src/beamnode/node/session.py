@@ -21,7 +21,15 @@ from beamnode.etf import Atom, Pid
 from beamnode.node.pressure import Pressed, Pressure
 from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
-from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.control import (
+    Exit,
+    MonitorP,
+    MonitorPExit,
+    Record,
+    SpawnRequest,
+    UnlinkIdAck,
+    is_known_to,
+)
 from beamnode.wire.departures import Departures
 from beamnode.wire.frames import TICK
 from beamnode.wire.handshake import (
@@ -56,6 +64,9 @@ PORTION_BYTES = 512 * 1024
 WRITTEN_PER_TURN_BYTES = 2 * PORTION_BYTES
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
+
+# What the node says in the name of a process that has done nothing: a peer has asked for it, or the process has ended.
+_OF_THE_NODE = frozenset({UnlinkIdAck, Exit, MonitorPExit})
 
 
 class Stage(Enum):
@@ -156,7 +167,9 @@ class Session:
             self.pressure.should_wait(process, self.node)
 
     def _sender(self, record: Record) -> Process | None:
-        """The process of this node whose signal it is, if it lives."""
+        """The process of this node whose doing the record is, if it lives."""
+        if type(record) in _OF_THE_NODE:
+            return None
         sender = getattr(record, "sender", None)
         return self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
 
