@@ -370,6 +370,31 @@ def test_a_cancellation_reaches_a_task_that_is_withheld() -> None:
     play(main)
 
 
+def test_who_was_let_go_is_not_held_by_what_others_send() -> None:
+    go = asyncio.Event()
+
+    async def sends_once(to: Pid, owner: Pid) -> None:
+        send(to, a.once)
+        await go.wait()  # all the time that it would have to wait for
+        send(owner, a.goes_on)
+
+    async def main(world: World, near: Node) -> None:
+        world.stall()
+        spawn(with_send_wait, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        sender = spawn(sends_once, world.to, self())
+        await until(lambda: process_info(sender, "status") == "suspended")
+        world.heal()
+        await until(lambda: len(world.got) == 201)
+        world.stall()
+        spawn(with_send_wait, world.to, a.two, 200)
+        await until(lambda: is_busy(near))
+        go.set()
+        assert await receive(timeout=5) is a.goes_on
+
+    play(main)
+
+
 # --- Who never waits --------------------------------------------------------------------------------------------------
 
 

@@ -254,6 +254,12 @@ class CoroutineBody(LoopBody):
             task: Any = self.task
             task.hold(gate)
 
+    def let_go(self, gate: Gate) -> None:
+        super().let_go(gate)
+        if self.runtime.runner is not None and self.task is not None:
+            task: Any = self.task
+            task.let_go(gate)
+
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None
         try:
