@@ -95,10 +95,17 @@ def test_what_is_no_carrier(carrier: Any, text: str) -> None:
         Node("n@h", cookie="c", carrier=carrier)
 
 
-def test_a_node_that_listens_on_nothing_has_a_creation() -> None:
+NOWHERE: list[Any] = [{"listen": False}, {"carrier": [Route(Tcp(), listen=False), Route(Tcp(), listen=False)]}]
+
+
+@pytest.mark.parametrize("options", NOWHERE)
+def test_a_node_that_listens_on_nothing_has_a_creation_and_is_hidden(options: dict[str, Any]) -> None:
+    """Visible, it would have the others try in vain to connect to it, and take their mesh apart (`global`)."""
+
     async def main(cluster: Cluster) -> None:
-        async with cluster.node("n", listen=False, discovery=FixedPort(1)) as node:
+        async with cluster.node("n", discovery=FixedPort(1), **options) as node:
             assert node.creation > 3
             assert node.listening == []
+            assert node.hidden
 
     play(main)

@@ -162,14 +162,14 @@ class Node:
         self._cookies = {self.checked_name(node): each for node, each in (given["cookies"] or {}).items()}
         self._allowed = allowed_nodes(allowed)
         self._routes = routes_of(carrier)
-        self._listens = listen
+        self._listens = listen and (not self._routes or any(route.listen for route in self._routes))
         self._discovery = discovery
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm
         self._terminated = False  # by SIGTERM
         self._options = NetworkOptions(
-            hidden=hidden or not listen,
+            hidden=hidden or not self._listens,
             dist_auto_connect=_auto_connect(dist_auto_connect),
             net_ticktime=_positive("net_ticktime", net_ticktime),
             net_tickintensity=_tick_intensity(net_tickintensity),
