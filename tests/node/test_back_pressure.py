@@ -11,6 +11,7 @@ import pytest
 from beamnode import (
     Node,
     Pid,
+    Reference,
     StaticPorts,
     UsageError,
     a,
@@ -391,6 +392,37 @@ def test_who_was_let_go_is_not_held_by_what_others_send() -> None:
         await until(lambda: is_busy(near))
         go.set()
         assert await receive(timeout=5) is a.goes_on
+
+    play(main)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_a_peer_spawns_begins_when_it_has_read(ends: bool) -> None:
+    """Else who asks and asks, and never reads, has the answers fill the memory: each call is a spawn."""
+    began: list[int] = []
+
+    async def work(number: int) -> None:
+        began.append(number)
+
+    async def main(world: World, near: Node) -> None:
+        near.expose(work, module="m", name="work")
+        world.stall()
+        spawn(with_send_wait, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        count, peer = near.runtime.signals.count, world.to
+        for number in range(10):
+            ref = Reference(peer.node, peer.creation, (number, 1, 2))
+            request = control.SpawnRequest(ref, peer, peer, a.m, a.work, 1, [a.monitor], [number])
+            near.runtime.spawning.receive_request(peer.node, request)
+        near.runtime.flush()
+        await settled(near)
+        assert began == []
+        assert near.runtime.signals.count == count + 10
+        if ends:
+            world.memory.cut("a", "b")
+        world.heal()
+        await until(lambda: began == list(range(10)))
+        await until(lambda: near.runtime.signals.count <= count)
 
     play(main)
 

@@ -263,6 +263,8 @@ class CoroutineBody(LoopBody):
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None
         try:
+            if self.held_by:
+                await self.wait_for_room()
             self.check_alive()  # it may have been ended before its first step
             await function(*args)
         except asyncio.CancelledError as cancelled:

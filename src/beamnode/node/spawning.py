@@ -156,6 +156,10 @@ class Spawner:
         except RuntimeError as error:  # no more threads
             log.error("cannot run %s:%s for %s: %s", request.module, request.function, request.sender.node, error)
             runtime.signals.end(process, a.system_limit)
+            return
+        session = runtime.sessions.get(request.sender.node)
+        if session is not None and session.pressure.busy:
+            session.pressure.hold(process)  # it begins when that peer has read: else its calls fill the memory
 
     def _body_call(self, callee: Callee) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What runs as the body of a process of its own."""
