@@ -35,10 +35,11 @@ from beamnode import (
 )
 from beamnode.errors import NotAllowedByPeer
 from beamnode.limits import MAY_BE_NONE
-from beamnode.node.limit_log import LINES_PER_SPELL, SPELL_SECONDS, SPELLS_MAX, LimitLog, Spells
+from beamnode.node.limit_log import LimitLog
 from beamnode.node.pending import Pending, source_of
 from beamnode.node.throttle import Throttle
 from beamnode.otp import gen
+from beamnode.spells import LINES_PER_SPELL, SPELL_SECONDS, SPELLS_MAX, Spells
 
 pytestmark = pytest.mark.filterwarnings("error")
 
