@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from beamnode.carriers.base import Stream
+from beamnode.carriers.texts import format_address
 from beamnode.core.arrivals import Arrivals
 from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
@@ -126,11 +127,7 @@ class Session:
     @property
     def address_text(self) -> str:
         """Where the peer is, for logs."""
-        address = self.peer_address
-        if address is None:
-            return "no address"
-        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-        return f"{host}:{address[1]}"
+        return "no address" if self.peer_address is None else format_address(self.peer_address)
 
     @property
     def raw_socket(self) -> socket | None:
