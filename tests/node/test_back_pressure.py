@@ -35,7 +35,9 @@ from beamnode.limits import Limits
 from beamnode.node import async_dist, pressure, send_nosuspend
 from beamnode.node.node import NodeOptions
 from beamnode.otp import gen
+from beamnode.services import process_terms
 from beamnode.services.net_control import ConnectionInfo
+from beamnode.services.system_terms import SystemTerms
 from beamnode.wire import control
 
 LIMIT = 64 * 1024
@@ -507,6 +509,23 @@ def test_one_message_that_is_too_large_is_no_reason_for_an_error() -> None:
         await until(lambda: len(world.got) == 302)
         for tag in range(3):
             assert [got[1] for got in world.got if isinstance(got, tuple) and got[0] == tag] == list(range(100))
+
+    play(main)
+
+
+def test_a_spawn_can_ask_for_it_and_others_see_it() -> None:
+    async def main(world: World, near: Node) -> None:
+        near.expose(echo, module="m", name="echo")
+        options = [(a.async_dist, True)]
+        here = await near.spawn_opt(near.name, echo, options=options)
+        ref = Reference(world.to.node, world.to.creation, (1, 2, 3))
+        request = control.SpawnRequest(ref, world.to, world.to, a.m, a.echo, 0, options, [])
+        near.runtime.spawning.receive_request(world.to.node, request)
+        near.runtime.flush()
+        for process in (near.runtime.signals.lookup(here), near.runtime.signals.processes()[-1]):
+            assert process is not None
+            assert process_terms.info(process, near.runtime.signals, a.async_dist) == (a.async_dist, True)
+        assert SystemTerms(near).system_info(a.dist_buf_busy_limit) == LIMIT
 
     play(main)
 
