@@ -76,6 +76,11 @@ def test_a_limit_is_a_number(value: Any) -> None:
             Limits(**{field.name: value})
 
 
+def test_the_limits_of_a_node_are_limits() -> None:
+    with pytest.raises(UsageError, match=r"limits is a Limits\(...\), with those to change as keywords, not {"):
+        Node("n@h", limits={"connections_max": 1})  # type: ignore[arg-type]
+
+
 def test_every_limit_is_in_the_documentation() -> None:
     """With the default that it has."""
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*?) \|", DOCS.read_text(), re.MULTILINE))

@@ -88,6 +88,9 @@ def test_a_route_that_cannot_listen_leaves_nothing_open() -> None:
         ([], "a node without a carrier reaches nobody; to listen on none, give listen=False"),
         (Tcp, r"a carrier is an object such as Tcp\(...\)"),
         ("tcp", "a carrier is an object"),
+        ([Route(Tcp)], "a carrier is an object"),  # type: ignore[arg-type]
+        (Route(Tcp(), to=b"*"), r"Route\(to=...\) is a pattern of names, several, or a function of a name, not b'\*'"),  # type: ignore[arg-type]
+        (Route(Tcp(), to=["*@a", Tcp]), r"Route\(to=...\) is a pattern"),  # type: ignore[list-item]
     ],
 )
 def test_what_is_no_carrier(carrier: Any, text: str) -> None:

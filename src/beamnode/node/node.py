@@ -20,6 +20,7 @@ from beamnode.core.node_monitors import Subscription
 from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.etf.shown import shown
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node import collector, termination
 from beamnode.node.allowed import allowed_nodes
@@ -164,6 +165,8 @@ class Node:
         self._routes = routes_of(carrier)
         self._listens = listen and (not self._routes or any(route.listen for route in self._routes))
         self._discovery = discovery
+        if not isinstance(limits, Limits):
+            raise UsageError(f"limits is a Limits(...), with those to change as keywords, not {shown(limits)}")
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm

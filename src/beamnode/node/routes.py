@@ -59,13 +59,17 @@ def routes_of(carriers: Carriers | None) -> tuple[Route, ...]:
     given = carriers if isinstance(carriers, Sequence) else (carriers,)
     if not given:
         raise UsageError("carrier=[]: a node without a carrier reaches nobody; to listen on none, give listen=False")
-    return tuple(each if isinstance(each, Route) else Route(_checked(each)) for each in given)
+    return tuple(_checked(each if isinstance(each, Route) else Route(each)) for each in given)
 
 
-def _checked(carrier: Carrier) -> Carrier:
+def _checked(route: Route) -> Route:
+    carrier, to = route.carrier, route.to
     if isinstance(carrier, type) or not all(hasattr(carrier, member) for member in ("listen", "dial", "name")):
         raise UsageError(f"a carrier is an object such as Tcp(...), or a Route(Tcp(...), to=...), not {carrier!r}")
-    return carrier
+    patterns = (to,) if isinstance(to, str) or not isinstance(to, Sequence) else to
+    if not callable(to) and not all(isinstance(each, str) for each in patterns):
+        raise UsageError(f"Route(to=...) is a pattern of names, several, or a function of a name, not {to!r}")
+    return route
 
 
 def settled(routes: tuple[Route, ...], discovery: Discovery | None, name: NodeName) -> tuple[Route, ...]:
