@@ -12,6 +12,7 @@ from beamnode import (
     Node,
     Pid,
     Reference,
+    SpawnError,
     StaticPorts,
     UsageError,
     a,
@@ -309,6 +310,29 @@ def test_a_sender_waits_while_the_connection_is_made(body: Callable[..., Any], c
                 assert (got, reason) == (reference, a.normal)
 
     play(main, net_setuptime=0.3)
+
+
+def test_nobody_waits_on_when_the_peer_cannot_be_told_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C node: what it does not know of is not sent."""
+    monkeypatch.setattr("beamnode.node.session.is_known_to", lambda _flags, record: not hasattr(record, "module"))
+
+    async def asks(node: Node, to: Pid, owner: Pid) -> None:
+        try:
+            await node.spawn(to.node, "m", "f", [bytes(2 * LIMIT)])
+        except SpawnError as error:
+            send(owner, error.reason)
+
+    async def main(world: World, near: Node) -> None:
+        await near.disconnect(world.to.node)
+        await until(lambda: world.to.node not in near.list("known"))
+        world.stall()
+        spawn(asks, near, world.to, self())
+        await until(lambda: is_busy(near))
+        world.heal()
+        assert await receive(timeout=5) is a.notsup
+        assert not is_busy(near)
+
+    play(main, hidden=True)  # so that nothing else is sent when they have met
 
 
 def test_a_coroutine_that_never_waits_for_a_connection_gets_an_error() -> None:

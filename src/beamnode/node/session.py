@@ -306,6 +306,8 @@ class Session:
         if not self.network.session_up(self, event):
             self.end(ProtocolError("the connection is not wanted any more"))
             return
+        if self.pressure.busy:
+            self._write_channel()  # what has waited for this may all be what the peer does not know of
         self._arm(self._channel.next_deadline())
         self._throttle = self.network.bounds.throttle()
         if self.stage is Stage.UP:
