@@ -14,6 +14,7 @@ from beamnode import (
     Reference,
     SpawnError,
     StaticPorts,
+    Tcp,
     UsageError,
     a,
     exit,
@@ -346,6 +347,49 @@ def test_a_coroutine_that_never_waits_for_a_connection_gets_an_error() -> None:
         assert connection(near).unsent_bytes < pressure.FLOODED * LIMIT + SLACK
 
     play(main)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_sender_waits_for_a_peer_that_says_that_it_is_dialling(comes: bool) -> None:
+    """Which needs no cookie: `nok` is said before."""
+
+    async def says_nok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+        writer.write(b"\0\4snok")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(says_nok, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        places = StaticPorts({"a@127.0.0.1": ("127.0.0.1", 0), "b@127.0.0.1": ("127.0.0.1", port)})
+        options: NodeOptions = {"cookie": "c", "carrier": Tcp(listen_address="127.0.0.1"), "net_setuptime": 0.5}
+        async with server, Node("a@127.0.0.1", discovery=places, dist_buf_busy_limit=LIMIT, **options) as near:
+            sent: list[int] = []
+
+            async def sends() -> None:
+                for number in range(1000):
+                    await send_wait(("name", "b@127.0.0.1"), PIECE)
+                    sent.append(number)
+
+            entries = near.network.connections
+            assert near.listen_address is not None
+            back = StaticPorts({"a@127.0.0.1": near.listen_address})
+            near.network.transmit(a["b@127.0.0.1"], control.RegSend(self(), a.name, a.first))
+            await until(lambda: (entry := entries.get(a["b@127.0.0.1"])) is not None and entry.conceded)
+            spawn(sends)
+            await until(lambda: any(info.busy for info in near.connections()))
+            before = len(sent)
+            await asyncio.sleep(0.05)
+            assert len(sent) == before < 10
+            if comes:
+                async with Node("b@127.0.0.1", listen=False, discovery=back, **options) as b:
+                    assert await b.connect(near.name)
+                    await until(lambda: len(sent) == 1000)
+            else:
+                await until(lambda: len(sent) > before)
+
+    asyncio.run(main())
 
 
 # --- What ends the waiting --------------------------------------------------------------------------------------------

@@ -511,7 +511,7 @@ class Session:
         if was is Stage.UP and not abort:
             self._write_all()
         self.stage = Stage.ENDED
-        self._end_pressure()
+        self.end_pressure()
         if self.dialling is not None and not self.dialling.done() and self.dialling is not asyncio.current_task():
             self.dialling.cancel()
         if self._stream is not None:
@@ -529,7 +529,7 @@ class Session:
         if self._channel is not None and self._stream is not None:
             self._stream.write(self._channel.data_to_send())
 
-    def _end_pressure(self) -> None:
+    def end_pressure(self) -> None:
         """Nobody waits for this peer any more. What the channel still has is of no use."""
         if self._channel is not None:
             self._channel.data_to_send()
