@@ -11,7 +11,10 @@ import pytest
 from beamnode import (
     Node,
     Pid,
+    Reference,
+    SpawnError,
     StaticPorts,
+    Tcp,
     UsageError,
     a,
     exit,
@@ -30,9 +33,13 @@ from beamnode import (
 from beamnode.carriers.memory import MemoryNetwork
 from beamnode.errors import BusyError
 from beamnode.etf import implementation
+from beamnode.limits import Limits
 from beamnode.node import NodeOptions, async_dist, pressure, send_nosuspend
 from beamnode.otp import gen
+from beamnode.services import process_terms
 from beamnode.services.net_control import ConnectionInfo
+from beamnode.services.system_terms import SystemTerms
+from beamnode.wire import control
 
 LIMIT = 64 * 1024
 PIECE = bytes(8 * 1024)
@@ -305,6 +312,29 @@ def test_a_sender_waits_while_the_connection_is_made(body: Callable[..., Any], c
     play(main, net_setuptime=0.3)
 
 
+def test_nobody_waits_on_when_the_peer_cannot_be_told_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C node: what it does not know of is not sent."""
+    monkeypatch.setattr("beamnode.node.session.is_known_to", lambda _flags, record: not hasattr(record, "module"))
+
+    async def asks(node: Node, to: Pid, owner: Pid) -> None:
+        try:
+            await node.spawn(to.node, "m", "f", [bytes(2 * LIMIT)])
+        except SpawnError as error:
+            send(owner, error.reason)
+
+    async def main(world: World, near: Node) -> None:
+        await near.disconnect(world.to.node)
+        await until(lambda: world.to.node not in near.list("known"))
+        world.stall()
+        spawn(asks, near, world.to, self())
+        await until(lambda: is_busy(near))
+        world.heal()
+        assert await receive(timeout=5) is a.notsup
+        assert not is_busy(near)
+
+    play(main, hidden=True)  # so that nothing else is sent when they have met
+
+
 def test_a_coroutine_that_never_waits_for_a_connection_gets_an_error() -> None:
     async def main(world: World, near: Node) -> None:
         await near.disconnect(world.to.node)
@@ -316,6 +346,49 @@ def test_a_coroutine_that_never_waits_for_a_connection_gets_an_error() -> None:
         assert connection(near).unsent_bytes < pressure.FLOODED * LIMIT + SLACK
 
     play(main)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_sender_waits_for_a_peer_that_says_that_it_is_dialling(comes: bool) -> None:
+    """Which needs no cookie: `nok` is said before."""
+
+    async def says_nok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+        writer.write(b"\0\4snok")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(says_nok, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        places = StaticPorts({"a@127.0.0.1": ("127.0.0.1", 0), "b@127.0.0.1": ("127.0.0.1", port)})
+        options: NodeOptions = {"cookie": "c", "carrier": Tcp(listen_address="127.0.0.1"), "net_setuptime": 0.5}
+        async with server, Node("a@127.0.0.1", discovery=places, dist_buf_busy_limit=LIMIT, **options) as near:
+            sent: list[int] = []
+
+            async def sends() -> None:
+                for number in range(1000):
+                    await send_wait(("name", "b@127.0.0.1"), PIECE)
+                    sent.append(number)
+
+            entries = near.network.connections
+            assert near.listen_address is not None
+            back = StaticPorts({"a@127.0.0.1": near.listen_address})
+            near.network.transmit(a["b@127.0.0.1"], control.RegSend(self(), a.name, a.first))
+            await until(lambda: (entry := entries.get(a["b@127.0.0.1"])) is not None and entry.conceded)
+            spawn(sends)
+            await until(lambda: any(info.busy for info in near.connections()))
+            before = len(sent)
+            await asyncio.sleep(0.05)
+            assert len(sent) == before < 10
+            if comes:
+                async with Node("b@127.0.0.1", listen=False, discovery=back, **options) as b:
+                    assert await b.connect(near.name)
+                    await until(lambda: len(sent) == 1000)
+            else:
+                await until(lambda: len(sent) > before)
+
+    asyncio.run(main())
 
 
 # --- What ends the waiting --------------------------------------------------------------------------------------------
@@ -367,6 +440,62 @@ def test_a_cancellation_reaches_a_task_that_is_withheld() -> None:
     play(main)
 
 
+def test_who_was_let_go_is_not_held_by_what_others_send() -> None:
+    go = asyncio.Event()
+
+    async def sends_once(to: Pid, owner: Pid) -> None:
+        send(to, a.once)
+        await go.wait()  # all the time that it would have to wait for
+        send(owner, a.goes_on)
+
+    async def main(world: World, near: Node) -> None:
+        world.stall()
+        spawn(with_send_wait, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        sender = spawn(sends_once, world.to, self())
+        await until(lambda: process_info(sender, "status") == "suspended")
+        world.heal()
+        await until(lambda: len(world.got) == 201)
+        world.stall()
+        spawn(with_send_wait, world.to, a.two, 200)
+        await until(lambda: is_busy(near))
+        go.set()
+        assert await receive(timeout=5) is a.goes_on
+
+    play(main)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_a_peer_spawns_begins_when_it_has_read(ends: bool) -> None:
+    """Else who asks and asks, and never reads, has the answers fill the memory: each call is a spawn."""
+    began: list[int] = []
+
+    async def work(number: int) -> None:
+        began.append(number)
+
+    async def main(world: World, near: Node) -> None:
+        near.expose(work, module="m", name="work")
+        world.stall()
+        spawn(with_send_wait, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        count, peer = near.runtime.signals.count, world.to
+        for number in range(10):
+            ref = Reference(peer.node, peer.creation, (number, 1, 2))
+            request = control.SpawnRequest(ref, peer, peer, a.m, a.work, 1, [a.monitor], [number])
+            near.runtime.spawning.receive_request(peer.node, request)
+        near.runtime.flush()
+        await settled(near)
+        assert began == []
+        assert near.runtime.signals.count == count + 10
+        if ends:
+            world.memory.cut("a", "b")
+        world.heal()
+        await until(lambda: began == list(range(10)))
+        await until(lambda: near.runtime.signals.count <= count)
+
+    play(main)
+
+
 # --- Who never waits --------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +511,26 @@ def test_services_go_on_serving_others() -> None:
         other = (world.other_to.node, near.name)
         assert await near.ping(other[0]) is a.pong
         assert await near.rpc(other[0], "erlang", "node", []) is other[0]
+
+    play(main)
+
+
+def test_what_a_peer_has_the_node_answer_holds_nobody() -> None:
+    """Else a peer that does not read could stop any process whose pid it has."""
+
+    async def main(world: World, near: Node) -> None:
+        server, peer = spawn(echo), world.to
+        world.stall()
+        spawn(with_send_wait, peer, a.one, 200)
+        await until(lambda: is_busy(near))
+        near.runtime.signals.set_limits(Limits(ties_per_peer_max=1), lambda *_: None)
+        records = [control.Link(peer, server), control.Link(world.watcher, server), control.UnlinkId(1, peer, server)]
+        for record in records:  # accepted, one too many, acknowledged
+            near.runtime.signals.handlers[type(record)](peer.node, record)
+        near.runtime.flush()
+        for number in range(3):
+            send(server, (self(), number))
+            assert await receive(timeout=5) == number
 
     play(main)
 
@@ -427,6 +576,23 @@ def test_one_message_that_is_too_large_is_no_reason_for_an_error() -> None:
         await until(lambda: len(world.got) == 302)
         for tag in range(3):
             assert [got[1] for got in world.got if isinstance(got, tuple) and got[0] == tag] == list(range(100))
+
+    play(main)
+
+
+def test_a_spawn_can_ask_for_it_and_others_see_it() -> None:
+    async def main(world: World, near: Node) -> None:
+        near.expose(echo, module="m", name="echo")
+        options = [(a.async_dist, True)]
+        here = await near.spawn_opt(near.name, echo, options=options)
+        ref = Reference(world.to.node, world.to.creation, (1, 2, 3))
+        request = control.SpawnRequest(ref, world.to, world.to, a.m, a.echo, 0, options, [])
+        near.runtime.spawning.receive_request(world.to.node, request)
+        near.runtime.flush()
+        for process in (near.runtime.signals.lookup(here), near.runtime.signals.processes()[-1]):
+            assert process is not None
+            assert process_terms.info(process, near.runtime.signals, a.async_dist) == (a.async_dist, True)
+        assert SystemTerms(near).system_info(a.dist_buf_busy_limit) == LIMIT
 
     play(main)
 

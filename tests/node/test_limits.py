@@ -35,10 +35,11 @@ from beamnode import (
 )
 from beamnode.errors import NotAllowedByPeer
 from beamnode.limits import MAY_BE_NONE
-from beamnode.node.limit_log import LINES_PER_SPELL, SPELL_SECONDS, SPELLS_MAX, LimitLog, Spells
+from beamnode.node.limit_log import LimitLog
 from beamnode.node.pending import Pending, source_of
 from beamnode.node.throttle import Throttle
 from beamnode.otp import gen
+from beamnode.spells import LINES_PER_SPELL, SPELL_SECONDS, SPELLS_MAX, Spells
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -73,6 +74,11 @@ def test_a_limit_is_a_number(value: Any) -> None:
             continue
         with pytest.raises(UsageError, match=field.name):
             Limits(**{field.name: value})
+
+
+def test_the_limits_of_a_node_are_limits() -> None:
+    with pytest.raises(UsageError, match=r"limits is a Limits\(...\), with those to change as keywords, not {"):
+        Node("n@h", limits={"connections_max": 1})  # type: ignore[arg-type]
 
 
 def test_every_limit_is_in_the_documentation() -> None:

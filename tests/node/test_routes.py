@@ -91,6 +91,9 @@ def test_a_route_that_cannot_listen_leaves_nothing_open() -> None:
         ("tcp", r"a carrier is an object .*, not 'tcp'"),
         (Route("tcp"), r"a carrier is an object .*, not 'tcp'"),  # type: ignore[arg-type]
         (SimpleNamespace(name="mine", listen=1, by_name=True), "it has no handshake_length_bytes, no dial"),
+        ([Route(Tcp)], "a carrier is an object"),  # type: ignore[arg-type]
+        (Route(Tcp(), to=b"*"), r"Route\(to=...\) is a pattern of names, several, or a function of a name, not b'\*'"),  # type: ignore[arg-type]
+        (Route(Tcp(), to=["*@a", Tcp]), r"Route\(to=...\) is a pattern"),  # type: ignore[list-item]
     ],
 )
 def test_what_is_no_carrier(carrier: Any, text: str) -> None:
@@ -101,8 +104,8 @@ def test_what_is_no_carrier(carrier: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"limits": {"connections_max": 5}}, UsageError, "limits is a Limits"),
-        ({"cookies": ["a@h"]}, CookieError, "cookies is a dict"),
+        ({"limits": {"connections_max": 5}}, UsageError, r"limits is a Limits"),
+        ({"cookies": ["a@h"]}, CookieError, "cookies has the cookies of single nodes"),
         ({"net_ticktime": "60"}, UsageError, "net_ticktime must be more than 0 s, not '60'"),
     ],
 )
@@ -111,10 +114,17 @@ def test_options_of_another_kind(options: dict[str, Any], kind: type[Exception],
         Node("n@h", **({"cookie": "c"} | options))
 
 
-def test_a_node_that_listens_on_nothing_has_a_creation() -> None:
+NOWHERE: list[Any] = [{"listen": False}, {"carrier": [Route(Tcp(), listen=False), Route(Tcp(), listen=False)]}]
+
+
+@pytest.mark.parametrize("options", NOWHERE)
+def test_a_node_that_listens_on_nothing_has_a_creation_and_is_hidden(options: dict[str, Any]) -> None:
+    """Visible, it would have the others try in vain to connect to it, and take their mesh apart (`global`)."""
+
     async def main(cluster: Cluster) -> None:
-        async with cluster.node("n", listen=False, discovery=FixedPort(1)) as node:
+        async with cluster.node("n", discovery=FixedPort(1), **options) as node:
             assert node.creation > 3
             assert node.listening == []
+            assert node.hidden
 
     play(main)

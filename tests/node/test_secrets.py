@@ -293,6 +293,8 @@ def library_frames(error: BaseException) -> str:
         lambda: Node("x@h", cookie=COOKIE, net_ticktime=-1),
         lambda: Node("x@h", cookies={"y@h": COOKIE}, policy="none"),
         lambda: Node("x@h", cookies={"y@h": f"{COOKIE}\u20ac"}),
+        lambda: Node("x@h", cookies=COOKIE),  # type: ignore[arg-type]
+        lambda: sync.Node("x@h", cookies=[COOKIE]),  # type: ignore[typeddict-item]
         lambda: sync.Node("x@h", cookie=COOKIE, dist_auto_connect="perhaps"),
         lambda: sync.Node("x@h", cookie=COOKIE * 20),
         lambda: Node("x@h").set_cookie(f"{COOKIE}\u20ac"),

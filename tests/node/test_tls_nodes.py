@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -144,6 +145,32 @@ def test_strangers_in_the_handshake_cannot_fill_memory(
                 assert await asyncio.to_thread(stranger.recv, 1) in (b"", b"\x15")
             for stranger in strangers:
                 stranger.close()
+
+    caplog.set_level(logging.INFO, "beamnode")
+    play(main)
+    assert len([record for record in caplog.records if "TLS" in record.getMessage()]) < 10, "nor the log"
+
+
+def test_strangers_after_the_handshake_cannot_fill_the_log(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no certificate is asked for, they come so far."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def comes_and_goes(port: int) -> None:
+        with socket.create_connection((HOST, port), timeout=5) as stranger, context.wrap_socket(stranger):
+            pass
+
+    async def main(cluster: Cluster) -> None:
+        node = cluster.node("n", carrier=certificates.tls(server={"fail_if_no_peer_cert": False}))
+        async with node:
+            address = node.listen_address
+            assert address is not None
+            for _ in range(10):
+                await asyncio.to_thread(comes_and_goes, address[1])
+            await until(lambda: len(node.network._accepting) == 0)
+            assert caplog.text.count("right after the TLS handshake") == 1
 
     play(main)
 

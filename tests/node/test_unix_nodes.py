@@ -77,7 +77,9 @@ def on_unix(cluster: Cluster, directory: Path, alive: str, **options: Any) -> No
     return cluster.node(alive, **{"carrier": Unix(directory), "discovery": None} | options)
 
 
-def test_nodes_meet_without_an_epmd_and_leave_nothing(directory: Path) -> None:
+def test_nodes_meet_without_an_epmd_and_leave_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "beamnode.audit")
+
     async def main(cluster: Cluster) -> None:
         one, two = (on_unix(cluster, directory, alive) for alive in ("one", "two"))
         for _ in range(2):  # the second time with other creations
@@ -89,6 +91,9 @@ def test_nodes_meet_without_an_epmd_and_leave_nothing(directory: Path) -> None:
                 assert one.connect_error(two.name) is None
                 assert await one.ping(f"three@{HOST}") is a.pang
                 assert isinstance(one.connect_error(f"three@{HOST}"), NodeNotFound)
+                file = directory / f"two@{HOST}"
+                assert f"allowed connection to {file} with {two.name}" in caplog.messages
+                assert f"allowed connection from {file} with {one.name}" in caplog.messages
             assert list(directory.iterdir()) == []
 
     play(main)

@@ -7,11 +7,18 @@ an address (`a@127.0.0.1`), which OpenSSL does not, and nobody checks those who 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import ssl
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, Final, Protocol
 
+from beamnode.carriers.base import Address
+from beamnode.carriers.texts import format_address
 from beamnode.carriers.tls_options import TlsOptions
+from beamnode.spells import Spells
+
+log = logging.getLogger("beamnode.connection")
 
 SHOWN_CHARACTERS: Final = 200  # of the names in a certificate
 
@@ -36,6 +43,7 @@ class Accepting:
 
     def __init__(self, contexts: HasContext) -> None:
         self._contexts = contexts
+        self._spells = Spells(monotonic)
 
     def start(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self._contexts.accept(incoming, outgoing)
@@ -53,6 +61,16 @@ class Accepting:
             f"its certificate is for {names_of(certificate)}, not for {host}, the host of that name; issue one that "
             "is, or accept any host: server={'check_hostname': False}"
         )
+
+    def silent_end(self, peer: Address) -> None:
+        """Strangers can do that too where no certificate is asked for: a line a spell."""
+        unsaid = self._spells.worth_a_line("silent", peer[0])
+        if unsaid is not None:
+            log.warning(
+                "%s closed the connection right after the TLS handshake: it may not accept this node's certificate%s",
+                format_address(peer),
+                f" ({unsaid} more did so since the last line)" if unsaid else "",
+            )
 
 
 class Dialling:
@@ -83,6 +101,9 @@ class Dialling:
 
     def refusal_of_name(self, connection: ssl.SSLObject, node: str) -> str | None:
         return None
+
+    def silent_end(self, peer: Address) -> None:
+        """What was lost is told by the error of this end (`tls_texts.closed_after_handshake`)."""
 
 
 def is_for_host(certificate: Mapping[str, Any], host: str) -> bool:

@@ -69,6 +69,9 @@ class Side(Protocol):
     def refusal_of_name(self, connection: ssl.SSLObject, node: str) -> str | None:
         """Why the peer cannot be the node of this name; None: it can."""
 
+    def silent_end(self, peer: Address) -> None:
+        """The peer has gone after the handshake, and has said nothing."""
+
 
 class TlsStream:
     """One end of a TLS connection. Make it as the receiver of the stream below.
@@ -191,7 +194,7 @@ class TlsStream:
 
     def abort(self) -> None:
         if self._handshaking and not self._below.is_closing:
-            log.info("gave up the TLS handshake with %s before it was done", format_address(self.peer_address))
+            log.debug("gave up the TLS handshake with %s before it was done", format_address(self.peer_address))
         self._closing = True
         self._unsent.clear()
         self._unsent_bytes = 0
@@ -254,11 +257,8 @@ class TlsStream:
 
     def _note_silent_end(self) -> None:
         """A peer that has dialled and leaves without a word: a client that checks this node last, as this library."""
-        if self._side.is_server and not self._handshaking and not self._has_received and not self._closing:
-            log.warning(
-                "%s closed the connection right after the TLS handshake: it may not accept this node's certificate",
-                format_address(self.peer_address),
-            )
+        if not self._handshaking and not self._has_received and not self._closing:
+            self._side.silent_end(self.peer_address)
 
     def _tell_end(self, error: NetworkError | None) -> None:
         receiver, self._receiver = self._receiver, None

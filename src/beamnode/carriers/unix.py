@@ -17,12 +17,14 @@ import struct
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 
 from beamnode.carriers.base import Receiver, ReceiverFactory, Stream
 from beamnode.carriers.socket_listener import BACKLOG, SocketListener
 from beamnode.carriers.socket_stream import SocketStream
 from beamnode.carriers.texts import cause_of
 from beamnode.errors import NameTakenError, NetworkError, NodeNotFound, SetupTimeout, UsageError
+from beamnode.spells import Spells
 
 log = logging.getLogger("beamnode.connection")
 
@@ -90,7 +92,7 @@ class Unix:
         """
         path = self.path(node)
         if self.allow_uids is not None:
-            accept = partial(_accept_allowed, self.allow_uids, accept)
+            accept = partial(_accept_allowed, self.allow_uids, Spells(monotonic), accept)
         try:
             async with _locked(self.directory):
                 _clear(path, node)
@@ -244,7 +246,7 @@ async def _connect(path: str) -> socket.socket:
 # --- Whose process a peer is ------------------------------------------------------------------------------------------
 
 
-def _accept_allowed(allowed: frozenset[int], accept: ReceiverFactory, stream: Stream) -> Receiver:
+def _accept_allowed(allowed: frozenset[int], spells: Spells, accept: ReceiverFactory, stream: Stream) -> Receiver:
     assert isinstance(stream, SocketStream)
     assert stream.raw_socket is not None
     pid, uid, _ = _CREDENTIALS.unpack(
@@ -252,7 +254,12 @@ def _accept_allowed(allowed: frozenset[int], accept: ReceiverFactory, stream: St
     )
     if uid in allowed:
         return accept(stream)
-    log.warning("refused process %d on %s: user %d is none of allow_uids", pid, stream.local_address[0], uid)
+    unsaid = spells.worth_a_line("refused", str(uid))
+    if unsaid is not None:
+        more = f" ({unsaid} more were refused since the last line)" if unsaid else ""
+        log.warning(
+            "refused process %d on %s: user %d is none of allow_uids%s", pid, stream.local_address[0], uid, more
+        )
     stream.abort()
     return _Refused()
 

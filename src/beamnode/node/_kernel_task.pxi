@@ -246,6 +246,11 @@ cdef class Task:
         if not self._done:
             self._gate = gate
 
+    def let_go(self, gate):
+        """It has room, or need not be waited for."""
+        if self._gate is gate:
+            self._gate = None
+
     cdef bint park(self) except -1:
         """Whether it has to wait. Then what it was woken by stays as it is, for the step that comes."""
         waiter = self._awaited

@@ -6,7 +6,7 @@ connections, calls, spawns, exit signals. Each record has the same as attributes
 "group_leader"), `audit_what`, `audit_outcome` ("allowed" or "refused"; "ended" of a connection) and `audit_why`.
 
 Of a call there is the function, and of its arguments their number only: they may hold secrets. What peers can send by
-the thousand is written once a spell (`limit_log.Spells`).
+the thousand is written once a spell (`spells.Spells`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from beamnode.etf import Atom, Pid
 from beamnode.etf.shown import shown
 from beamnode.etf.terms import on_one_line
 from beamnode.node.asked import plain
-from beamnode.node.limit_log import Spells
+from beamnode.spells import Spells
 from beamnode.wire import control
 
 log = logging.getLogger("beamnode.audit")

@@ -254,9 +254,17 @@ class CoroutineBody(LoopBody):
             task: Any = self.task
             task.hold(gate)
 
+    def let_go(self, gate: Gate) -> None:
+        super().let_go(gate)
+        if self.runtime.runner is not None and self.task is not None:
+            task: Any = self.task
+            task.let_go(gate)
+
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         error: BaseException | None = None
         try:
+            if self.held_by:
+                await self.wait_for_room()
             self.check_alive()  # it may have been ended before its first step
             await function(*args)
         except asyncio.CancelledError as cancelled:

@@ -25,8 +25,8 @@ from beamnode.etf import Atom
 from beamnode.etf.terms import on_one_line
 from beamnode.node.audit import Audit
 from beamnode.node.bounds import Bounds
-from beamnode.node.limit_log import Spells
 from beamnode.node.pending import source_of
+from beamnode.spells import Spells
 
 if TYPE_CHECKING:
     from beamnode.node.session import Session

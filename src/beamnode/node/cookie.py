@@ -83,7 +83,8 @@ def conceal(options: MutableMapping[str, Any]) -> None:
             options["cookie"] = Cookie(options["cookie"])
         if options.get("cookies") is not None:
             if not isinstance(options["cookies"], Mapping):
-                raise CookieError("cookies is a dict: of each node that has one of its own, its name and the cookie")
+                kind = type(options["cookies"]).__name__
+                raise CookieError(f"cookies has the cookies of single nodes, by name: {{'b@host': ...}}, no {kind}")
             options["cookies"] = {node: Cookie(each) for node, each in options["cookies"].items()}
     except CookieError as error:
         options["cookie"] = options["cookies"] = None

@@ -45,7 +45,7 @@ from beamnode.node.pending import Excess, Pending
 from beamnode.node.reasons import sendable
 from beamnode.node.routes import Route
 from beamnode.node.runtime import Runtime
-from beamnode.node.session import Session
+from beamnode.node.session import Session, Stage
 from beamnode.node.ticktime import NetTicktime
 from beamnode.wire import control
 from beamnode.wire.channel import Channel
@@ -375,6 +375,7 @@ class Network:
         why = session.refusal(name)
         if why is not None:
             raise self._not_allowed(session, machine, name, why)
+        before = self._attempt(node)
         accepted = self.connections.accept(node, self.node, session, hidden)
         if accepted.verdict is Verdict.ALREADY_PENDING:
             session.end(HandshakeError(f"{name} dialled again while an attempt of its is being decided"), abort=True)
@@ -384,6 +385,8 @@ class Network:
             # Nobody's fault: the two dialled at the same time.
             raise NetworkError(f"refused {name}: the attempt of this node to connect to it goes on")
         session.node = node
+        if before is not None and before.stage is Stage.ENDED:
+            before.end_pressure()  # it has conceded
         if peer.dynamic:
             machine.accept_named(name, creation, cookie=self._secret_for(node))
             return
@@ -500,14 +503,18 @@ class Network:
         self._accepting.discard(session)
 
     def _concede(self, session: Session) -> bool:
-        """The peer's own attempt is on its way here: hold the entry open for it, for a while."""
+        """The peer's own attempt is on its way here: hold the entry open for it, for a while.
+
+        Who sends meanwhile waits at the pressure of this attempt, which has ended.
+        """
         assert session.node is not None
-        node, patience = session.node, object()
-        if not self.connections.concede(node, session, patience):
+        node = session.node
+        if not self.connections.concede(node, session, session):
             return False
 
         def give_up() -> None:
-            down = self.connections.down(node, patience, a.setup_timer_timeout)
+            down = self.connections.down(node, session, a.setup_timer_timeout)
+            session.end_pressure()
             if down is not None:
                 self._tell_down(down, SetupTimeout(f"{node} said that it is dialling this node, and never came"))
 

@@ -19,6 +19,7 @@ from beamnode.core.node_monitors import Subscription
 from beamnode.core.process import Process, name_of
 from beamnode.errors import BeamnodeError, NotAliveError, ProcessExit, UsageError
 from beamnode.etf import Atom, Pid, Reference, a
+from beamnode.etf.shown import shown
 from beamnode.limits import DEFAULT_LIMITS, Limits
 from beamnode.node import collector, termination
 from beamnode.node.allowed import allowed_nodes
@@ -128,16 +129,16 @@ class Node:
         self._cookies = {self.checked_name(node): each for node, each in (given["cookies"] or {}).items()}
         self._allowed = allowed_nodes(allowed)
         self._routes = routes_of(carrier)
-        self._listens = listen
+        self._listens = listen and (not self._routes or any(route.listen for route in self._routes))
         self._discovery = discovery
         if not isinstance(limits, Limits):
-            raise UsageError(f"limits is a Limits(...), not {limits!r}")
+            raise UsageError(f"limits is a Limits(...), with those to change as keywords, not {shown(limits)}")
         self._limits = limits
         self._services = tuple(services)
         self._handle_sigterm = handle_sigterm
         self._terminated = False  # by SIGTERM
         self._options = network_options(
-            hidden=hidden or not listen,
+            hidden=hidden or not self._listens,
             dist_auto_connect=dist_auto_connect,
             net_ticktime=net_ticktime,
             net_tickintensity=net_tickintensity,

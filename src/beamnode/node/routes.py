@@ -63,16 +63,20 @@ def routes_of(carriers: Carriers | None) -> tuple[Route, ...]:
         raise UsageError("carrier=[]: a node without a carrier reaches nobody; to listen on none, give listen=False")
     routes = tuple(each if isinstance(each, Route) else Route(each) for each in given)
     for route in routes:
-        _check(route.carrier)
+        _check(route)
     return routes
 
 
-def _check(carrier: Carrier) -> None:
+def _check(route: Route) -> None:
+    carrier, to = route.carrier, route.to
     lacking = [member for member in CARRIER_MEMBERS if not hasattr(carrier, member)]
     if isinstance(carrier, type) or len(lacking) == len(CARRIER_MEMBERS):
         raise UsageError(f"a carrier is an object such as Tcp(...), or a Route(Tcp(...), to=...), not {carrier!r}")
     if lacking:
         raise UsageError(f"{carrier!r} is no carrier: it has no {', no '.join(lacking)} (carriers/base.py)")
+    patterns = (to,) if isinstance(to, str) or not isinstance(to, Sequence) else to
+    if not callable(to) and not all(isinstance(each, str) for each in patterns):
+        raise UsageError(f"Route(to=...) is a pattern of names, several, or a function of a name, not {to!r}")
 
 
 def settled(routes: tuple[Route, ...], discovery: Discovery | None, name: NodeName) -> tuple[Route, ...]:

@@ -22,7 +22,15 @@ from beamnode.etf import Atom, Pid
 from beamnode.node.pressure import Pressed, Pressure
 from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
-from beamnode.wire.control import MonitorP, Record, SpawnRequest, is_known_to
+from beamnode.wire.control import (
+    Exit,
+    MonitorP,
+    MonitorPExit,
+    Record,
+    SpawnRequest,
+    UnlinkIdAck,
+    is_known_to,
+)
 from beamnode.wire.departures import Departures
 from beamnode.wire.frames import TICK
 from beamnode.wire.handshake import (
@@ -57,6 +65,9 @@ PORTION_BYTES = 512 * 1024
 WRITTEN_PER_TURN_BYTES = 2 * PORTION_BYTES
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
+
+# What the node says in the name of a process that has done nothing: a peer has asked for it, or the process has ended.
+_OF_THE_NODE = frozenset({UnlinkIdAck, Exit, MonitorPExit})
 
 
 class Stage(Enum):
@@ -116,8 +127,7 @@ class Session:
     @property
     def address_text(self) -> str:
         """Where the peer is, for logs."""
-        address = self.peer_address
-        return "no address" if address is None else format_address(address)
+        return "no address" if self.peer_address is None else format_address(self.peer_address)
 
     @property
     def raw_socket(self) -> socket | None:
@@ -154,7 +164,9 @@ class Session:
             self.pressure.should_wait(process, self.node)
 
     def _sender(self, record: Record) -> Process | None:
-        """The process of this node whose signal it is, if it lives."""
+        """The process of this node whose doing the record is, if it lives."""
+        if type(record) in _OF_THE_NODE:
+            return None
         sender = getattr(record, "sender", None)
         return self.network.runtime.signals.lookup(sender) if isinstance(sender, Pid) else None
 
@@ -294,6 +306,8 @@ class Session:
         if not self.network.session_up(self, event):
             self.end(ProtocolError("the connection is not wanted any more"))
             return
+        if self.pressure.busy:
+            self._write_channel()  # what has waited for this may all be what the peer does not know of
         self._arm(self._channel.next_deadline())
         self._throttle = self.network.bounds.throttle()
         if self.stage is Stage.UP:
@@ -497,7 +511,7 @@ class Session:
         if was is Stage.UP and not abort:
             self._write_all()
         self.stage = Stage.ENDED
-        self._end_pressure()
+        self.end_pressure()
         if self.dialling is not None and not self.dialling.done() and self.dialling is not asyncio.current_task():
             self.dialling.cancel()
         if self._stream is not None:
@@ -515,7 +529,7 @@ class Session:
         if self._channel is not None and self._stream is not None:
             self._stream.write(self._channel.data_to_send())
 
-    def _end_pressure(self) -> None:
+    def end_pressure(self) -> None:
         """Nobody waits for this peer any more. What the channel still has is of no use."""
         if self._channel is not None:
             self._channel.data_to_send()

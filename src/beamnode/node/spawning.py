@@ -105,7 +105,9 @@ class Spawner:
                     pass
                 case _ if option not in (a.link, a.monitor) and not (type(option) is tuple and option[0] in TUNING):
                     raise SpawnError(f"{option!r} is no option of a spawn", a.badopt)
-        pid = runtime.spawn(function, args, parent=parent, link=a.link in options, name=named).pid
+        process = runtime.spawn(function, args, parent=parent, link=a.link in options, name=named)
+        process.body.async_dist = (a.async_dist, True) in options
+        pid = process.pid
         if a.monitor in options:
             return pid, runtime.signals.monitor(parent, pid)
         return pid, runtime.identities.next_reference()
@@ -156,6 +158,12 @@ class Spawner:
         except RuntimeError as error:  # no more threads
             log.error("cannot run %s:%s for %s: %s", request.module, request.function, request.sender.node, error)
             runtime.signals.end(process, a.system_limit)
+            return
+        session = runtime.sessions.get(request.sender.node)
+        if session is not None and session.pressure.busy:
+            session.pressure.hold(process)  # it begins when that peer has read: else its calls fill the memory
+        if (a.async_dist, True) in request.options:
+            process.body.async_dist = True
 
     def _body_call(self, callee: Callee) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What runs as the body of a process of its own."""

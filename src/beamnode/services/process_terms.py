@@ -26,7 +26,6 @@ USUAL: Final = (
 )
 
 _CONSTANTS: Final[dict[Atom, Any]] = {
-    a.async_dist: False,
     a.binary: [],
     a.catchlevel: 0,
     a.error_handler: a.error_handler,
@@ -113,6 +112,7 @@ def _message(message: Any) -> Any:
 
 
 _SHAPES: Final[dict[str, _Shape]] = {
+    "async_dist": lambda process, _signals: bool(getattr(process.body, "async_dist", False)),
     "backtrace": _backtrace,
     "current_function": _as("current_location", lambda line: UNDEFINED if line is None else _call(line)),
     "current_location": _as("current_location", lambda line: UNDEFINED if line is None else _frame(line)),

@@ -118,6 +118,8 @@ class SystemTerms:
                 return len(self._node.runtime.signals.processes())
             case a.creation:
                 return self._node.creation
+            case a.dist_buf_busy_limit:
+                return self._node.network.options.dist_buf_busy_limit
             case Atom() if item in _SYSTEM:
                 return _SYSTEM[item]()
         raise BadItem(item)
@@ -161,7 +163,6 @@ _SYSTEM: Final[dict[Atom, Callable[[], Any]]] = {
     a.dirty_cpu_schedulers: lambda: 0,
     a.dirty_cpu_schedulers_online: lambda: 0,
     a.dirty_io_schedulers: lambda: 0,
-    a.dist_buf_busy_limit: lambda: 0,
     a.emu_flavor: lambda: a.python,
     a.emu_type: lambda: a.opt,
     a.ets_count: lambda: 0,
