@@ -722,7 +722,28 @@ def test_the_log_says_once_that_a_peer_is_busy_and_once_for_how_long(
         assert second.startswith("n@b was busy for 0.")
         assert len(lines()) == 2
 
-    play(main, net_ticktime=1.2)
+    play(main)
+
+
+def test_who_has_ended_is_not_remembered_while_the_peer_does_not_read() -> None:
+    async def sends(to: Pid) -> None:
+        send(to, a.little)
+
+    async def main(world: World, near: Node) -> None:
+        world.stall()
+        spawn(with_send_wait, world.to, a.one, 200)
+        await until(lambda: is_busy(near))
+        for _ in range(20):
+            for _ in range(100):
+                spawn(sends, world.to)
+            await asyncio.sleep(0.001)
+        session = near.network.session(a["n@b"])
+        assert session is not None
+        assert len(session.pressure.held) <= pressure.SWEEP_MIN + 100
+        world.heal()
+        await until(lambda: world.got.count(a.little) == 2000)
+
+    play(main)
 
 
 def test_a_short_time_of_being_busy_is_not_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -187,6 +187,8 @@ class Tcp6(Tcp):
 
 
 def _checked_ports(ports: int | range) -> int | range:
+    if not isinstance(ports, int | range):
+        raise UsageError(f"listen_ports is a port or a range of ports, such as range(9100, 9106), not {ports!r}")
     if isinstance(ports, range) and not ports:
         raise UsageError(f"listen_ports is empty: {ports!r}; the end of a range is not part of it")
     lowest, highest = (ports, ports) if isinstance(ports, int) else (min(ports), max(ports))

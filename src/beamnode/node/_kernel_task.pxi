@@ -195,6 +195,8 @@ cdef class Task:
             body.ended(error)
         finally:
             self._done = True
+            if self._gate is not None:
+                self._gate.waiting.pop(self.unpark, None)
             self._coro = self._awaited = self._function = self._args = self._gate = None
             _unregister_task(self)
             callbacks, self._callbacks = self._callbacks, None

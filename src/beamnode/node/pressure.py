@@ -39,6 +39,7 @@ log = logging.getLogger("beamnode.connection")
 FLOODED = 32  # times the limit, of what nobody had to send yet
 LOGGED_SECONDS = 5.0  # shorter than that, being busy is an everyday thing
 NAMED_MAX = 5  # processes in a line of the log
+SWEEP_MIN = 256
 
 
 class Pressure:
@@ -47,7 +48,7 @@ class Pressure:
     To the processes that wait it is what a full mailbox is (`core.bounded_mailbox`).
     """
 
-    __slots__ = ("busy", "held", "limit", "overdraft", "since", "told", "waiting", "who")
+    __slots__ = ("_named", "_others", "_sweep_at", "busy", "held", "limit", "overdraft", "since", "told", "waiting")
 
     suspends = True
 
@@ -56,8 +57,10 @@ class Pressure:
         self.overdraft = 0  # bytes that were sent, since it is busy, by who should have waited
         self.busy = False
         self.waiting: dict[Callable[[], object], None] = {}
-        self.held: dict[Body, None] = {}  # who has sent since it is busy
-        self.who: dict[Pid, None] = {}  # all that were held since then
+        self.held: dict[Body, None] = {}  # who has sent since it is busy, and lives (or did, not long ago)
+        self._sweep_at = SWEEP_MIN  # so many of them: look who has ended
+        self._named: list[Pid] = []  # the first that were held since then, for the log, and how many there were more
+        self._others = 0
         self.since = 0.0
         self.told = False  # the log has said that it is busy
 
@@ -81,8 +84,23 @@ class Pressure:
         """Let it wait, unless it is none that waits."""
         body = process.body
         if isinstance(body, Body) and not (body.over or body.async_dist):
-            self.held[body] = self.who[process.pid] = None
+            if body not in self.held:
+                self._note(process.pid)
+                if len(self.held) >= self._sweep_at:
+                    self._forget_ended()
+                self.held[body] = None
             body.hold(self)
+
+    def _note(self, pid: Pid) -> None:
+        if len(self._named) < NAMED_MAX:
+            self._named.append(pid)
+        else:
+            self._others += 1
+
+    def _forget_ended(self) -> None:
+        """Processes may come, send a little, and end, for as long as the peer does not read."""
+        self.held = {body: None for body in self.held if not body.over}
+        self._sweep_at = max(SWEEP_MIN, 2 * len(self.held))
 
     def release(self) -> None:
         """Let them go on, the first one first, until it is busy again."""
@@ -127,14 +145,14 @@ class Pressure:
         lasted = now - self.since
         if lasted >= LOGGED_SECONDS:
             log.warning("%s was busy for %.1f s; %s had to wait", node, lasted, self._who())
-        self.who.clear()
+        self._named.clear()
+        self._others = 0
 
     def _who(self) -> str:
-        if not self.who:
+        if not self._named:
             return "no process"
-        named = ", ".join(repr(pid) for pid in list(self.who)[:NAMED_MAX])
-        more = len(self.who) - NAMED_MAX
-        return f"{named} and {more} more" if more > 0 else named
+        named = ", ".join(map(repr, self._named))
+        return f"{named} and {self._others} more" if self._others else named
 
 
 class Pressed:

@@ -19,6 +19,7 @@ from beamnode.core.arrivals import Arrivals
 from beamnode.core.process import Process
 from beamnode.errors import BeamnodeError, NetworkError, PeerError, ProtocolError
 from beamnode.etf import Atom, Pid
+from beamnode.node import pressure
 from beamnode.node.pressure import Pressed, Pressure
 from beamnode.node.throttle import Throttle
 from beamnode.wire.channel import Channel
@@ -109,6 +110,7 @@ class Session:
         self._write_at_once = WRITE_AT_ONCE_BYTES  # 0 while it is busy: then `queued` always looks
         self._writing_paused = False
         self._awaiting_bytes = 0  # of what waits, elsewhere, for this to be up
+        self._busy_timer: asyncio.TimerHandle | None = None
         self.pressure = Pressure(network.options.dist_buf_busy_limit)
         self._gone: asyncio.Future[None] | None = None
 
@@ -150,6 +152,7 @@ class Session:
         """A signal of `size` bytes waits for this to be up. Past the limit, who has sent it waits too."""
         self._awaiting_bytes += size
         if self.pressure.look(self._awaiting_bytes, self._loop.time()):
+            self._tell_when_busy_long()
             self._write_at_once = 0
         process = self._sender(record) if self.pressure.busy else None
         if process is not None:
@@ -434,6 +437,7 @@ class Session:
         assert channel is not None
         assert self.node is not None
         if pressure.busy:
+            self._tell_when_busy_long()
             self._write_at_once = 0
             self.outbound = Pressed(self.node, pressure, channel, self.network.runtime)
         else:
@@ -441,6 +445,18 @@ class Session:
             self.outbound = channel.outbound
             pressure.tell_end(self.node, now)
             pressure.release()
+
+    def _tell_when_busy_long(self) -> None:
+        """The log says it when it has been busy for a while; one timer, however often that begins and ends."""
+        if self._busy_timer is None:
+            self._busy_timer = self._loop.call_later(pressure.LOGGED_SECONDS + 0.01, self._maybe_tell_busy)
+
+    def _maybe_tell_busy(self) -> None:
+        self._busy_timer = None
+        if self.pressure.busy and not self.pressure.told:
+            self.pressure.tell_begin(self.node, self.unsent_bytes, self._loop.time())
+            if not self.pressure.told:  # it has begun anew meanwhile
+                self._tell_when_busy_long()
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
@@ -473,7 +489,6 @@ class Session:
             return
         if self.stage is Stage.UP:
             self._write_channel()
-            self.pressure.tell_begin(self.node, self.unsent_bytes, self._loop.time())
         self._arm(machine.next_deadline())
 
     def tick(self) -> None:
@@ -533,6 +548,9 @@ class Session:
         """Nobody waits for this peer any more. What the channel still has is of no use."""
         if self._channel is not None:
             self._channel.data_to_send()
+        if self._busy_timer is not None:
+            self._busy_timer.cancel()
+            self._busy_timer = None
         if self.pressure.look(0, self._loop.time()):
             self.pressure.tell_end(self.node, self._loop.time())
             self.pressure.release()
