@@ -169,7 +169,7 @@ def test_a_range_of_ports_gives_the_first_free_one(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("ports", [-1, 65536, range(0), range(5), range(65530, 65537)])
+@pytest.mark.parametrize("ports", [-1, 65536, range(0), range(5), range(65530, 65537), "9100"])
 def test_ports_that_cannot_be(ports: Any) -> None:
     with pytest.raises(UsageError, match="listen_ports"):
         Tcp(listen_ports=ports)
