@@ -61,8 +61,8 @@ WRITE_AT_ONCE_BYTES = 64 * 1024
 LATE_SECONDS = 0.1
 READING_SECONDS = 0.001  # until then the loop has looked at its sockets, whatever loop it is
 
-# Where large messages leave in pieces: so much in one write, and in one turn of the loop.
-PORTION_BYTES = 512 * 1024
+# Where large messages leave in pieces: so much in one write (a message of 1 MiB is one), and in one turn of the loop.
+PORTION_BYTES = 1152 * 1024
 WRITTEN_PER_TURN_BYTES = 2 * PORTION_BYTES
 
 _ANSWERED = frozenset({MonitorP, SpawnRequest})  # records that somebody here waits to be answered
