@@ -14,7 +14,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 runner.run(compare(directory, given.rounds, loop))
 
 
-def loop_factory(name: str):  # type: ignore[no-untyped-def]
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "uvloop":
         import uvloop
 
